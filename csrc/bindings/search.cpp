@@ -1,0 +1,96 @@
+#include "core/search.hpp"
+
+#include <pybind11/stl.h>
+
+#include "bindings/arrays.hpp"
+#include "core/coarse.hpp"
+
+namespace fq::bind {
+namespace {
+
+py::tuple assign_vectors(const Floats& centroids, const Floats& x, idx_t nprobe, int metric,
+                         int n_threads) {
+  check_array("centroids", centroids, {kAny, kAny});
+  check_array("x", x, {kAny, centroids.shape(1)});
+  check(nprobe >= 1, "nprobe: expected at least 1, got ", nprobe);
+  const idx_t n = x.shape(0);
+  Ids list_no({n, nprobe});
+  Floats distance({n, nprobe});
+  idx_t* l = list_no.mutable_data();
+  float* s = distance.mutable_data();
+  const Metric which = to_metric(metric);
+  const Execution run = execution(n_threads);
+  {
+    const py::gil_scoped_release nogil;
+    assign(centroids.shape(0), centroids.data(), centroids.shape(1), n, x.data(), nprobe, which, l,
+           s, run);
+  }
+  return py::make_tuple(list_no, distance);
+}
+
+py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>& centroids,
+                         const std::optional<Ids>& coarse_list_no,
+                         const std::optional<Floats>& coarse_score, const AdditiveTables& tables,
+                         const QincoWeights* weights, const Floats& q, idx_t k, idx_t nprobe,
+                         idx_t nshort, int metric, const std::optional<Bytes>& selected,
+                         int n_threads) {
+  check_array("q", q, {kAny, tables.d()});
+  const idx_t n = q.shape(0);
+  check(k >= 1, "k: expected at least 1, got ", k);
+  if (centroids) check_array("centroids", *centroids, {lists.nlist(), tables.d()});
+  if (coarse_list_no) check_array("coarse_list_no", *coarse_list_no, {n, nprobe});
+  if (coarse_score) check_array("coarse_score", *coarse_score, {n, nprobe});
+  if (selected) check_array("selected", *selected, {lists.ntotal()});
+  Floats D({n, k});
+  Ids I({n, k});
+  float* D_data = D.mutable_data();
+  idx_t* I_data = I.mutable_data();
+  const SearchArgs args{lists,
+                        tables,
+                        weights,
+                        data_or_null(centroids),
+                        data_or_null(coarse_list_no),
+                        data_or_null(coarse_score),
+                        n,
+                        q.data(),
+                        k,
+                        nprobe,
+                        nshort,
+                        to_metric(metric),
+                        data_or_null(selected)};
+  const Execution run = execution(n_threads);
+  {
+    const py::gil_scoped_release nogil;
+    search(args, D_data, I_data, run);
+  }
+  return py::make_tuple(D, I);
+}
+
+}  // namespace
+
+void bind_search(py::module_& m) {
+  using py::arg;
+  m.def(
+      "assign", assign_vectors, arg("centroids"), arg("x"), arg("nprobe"), arg("metric") = 1,
+      arg("n_threads") = 1,
+      "The nprobe best centroids of each vector: (list_no (n, nprobe) int64, distance (n, nprobe) "
+      "float32: squared L2 or similarity), ties by list number. Beyond nlist, and for a vector "
+      "with "
+      "a NaN or an inf: -1 and FLT_MAX (L2) or -FLT_MAX.");
+  m.def(
+      "search", search_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
+      arg("coarse_score"), arg("tables"), arg("weights"), arg("q"), arg("k"), arg("nprobe"),
+      arg("nshort"), arg("metric"), arg("selected") = py::none(), arg("n_threads") = 1,
+      "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) float32: "
+      "squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX (L2) or -FLT_MAX "
+      "and -1; a query with a NaN or an inf gives padding only.\n\n"
+      "Either centroids (nlist, d) float32, from which nprobe lists are chosen; or coarse_list_no "
+      "(n, nprobe) int64, -1 is skipped, with coarse_score (n, nprobe) float32 as FAISS gives it, "
+      "or with centroids, from which the scores are then computed. nshort: how many candidates are "
+      "decoded with `weights` (at least k); 0: none, D is the additive distance. selected: "
+      "(ntotal) "
+      "uint8 in list order, 0 leaves an entry out. The result does not depend on n_threads or on "
+      "the batch. Ctrl-C raises KeyboardInterrupt.");
+}
+
+}  // namespace fq::bind

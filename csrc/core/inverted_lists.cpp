@@ -1,0 +1,178 @@
+#include "core/inverted_lists.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/bitpack.hpp"
+#include "core/check.hpp"
+
+namespace fq {
+namespace {
+
+// Geometric growth, with half the slack of doubling.
+template <class T>
+void reserve_for(std::vector<T>& v, std::size_t n) {
+  if (n > v.capacity()) v.reserve(std::max(n, v.capacity() + v.capacity() / 2));
+}
+
+std::size_t blocks_for(idx_t n) {
+  return static_cast<std::size_t>((n + kScanBlock - 1) / kScanBlock);
+}
+
+void check_step(std::uint8_t code, int nbits, idx_t row, int m) {
+  if (code >> nbits)
+    check(false, "codes[", row, ", ", m, "]: expected below ", 1 << nbits, ", got ", int{code});
+}
+
+}  // namespace
+
+void check_code_shape(int M, int nbits) {
+  check(M >= 1 && M <= 256, "M: expected 1 to 256, got ", M);
+  check(nbits >= 4 && nbits <= 8, "nbits: expected 4 to 8, got ", nbits);
+}
+
+InvertedLists::InvertedLists(idx_t nlist, int M, int nbits) : M_(M), nbits_(nbits) {
+  check(nlist >= 1, "nlist: expected at least 1, got ", nlist);
+  check_code_shape(M, nbits);
+  code_size_ = packed_size(M, nbits);
+  lists_.resize(static_cast<std::size_t>(nlist));
+}
+
+const InvertedLists::List& InvertedLists::list(idx_t list_no) const {
+  check(list_no >= 0 && list_no < nlist(), "list_no: expected 0 to ", nlist() - 1, ", got ",
+        list_no);
+  return lists_[static_cast<std::size_t>(list_no)];
+}
+
+std::size_t InvertedLists::code_begin(idx_t offset) const {
+  return static_cast<std::size_t>(offset / kScanBlock) * block_bytes() +
+         static_cast<std::size_t>(offset % kScanBlock);
+}
+
+void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
+                        const idx_t* ids, idx_t* offsets) {
+  std::vector<idx_t> growth(lists_.size(), 0);
+  for (idx_t i = 0; i < n; ++i) {
+    if (list_no[i] == -1) continue;
+    if (list_no[i] < 0 || list_no[i] >= nlist())
+      check(false, "list_no[", i, "]: expected -1 to ", nlist() - 1, ", got ", list_no[i]);
+    for (int m = 0; m < M_; ++m) check_step(codes[i * M_ + m], nbits_, i, m);
+    ++growth[static_cast<std::size_t>(list_no[i])];
+  }
+  for (std::size_t l = 0; l < lists_.size(); ++l) {
+    if (growth[l] == 0) continue;
+    const idx_t size = lists_[l].size() + growth[l];
+    reserve_for(lists_[l].codes, blocks_for(size) * block_bytes());
+    reserve_for(lists_[l].bias, static_cast<std::size_t>(size));
+    reserve_for(lists_[l].ids, static_cast<std::size_t>(size));
+  }
+  for (idx_t i = 0; i < n; ++i) {  // nothing below can fail
+    offsets[i] = -1;
+    if (list_no[i] == -1) continue;
+    List& list = lists_[static_cast<std::size_t>(list_no[i])];
+    const idx_t offset = offsets[i] = list.size();
+    list.codes.resize(blocks_for(offset + 1) * block_bytes());
+    std::uint8_t* code = list.codes.data() + code_begin(offset);
+    for (int m = 0; m < M_; ++m) write_step(code, kScanBlock, m, nbits_, codes[i * M_ + m]);
+    list.bias.push_back(bias[i]);
+    list.ids.push_back(ids[i]);
+    ++ntotal_;
+  }
+}
+
+void InvertedLists::read_code(idx_t list_no, idx_t offset, std::uint8_t* code) const {
+  const List& list = lists_[static_cast<std::size_t>(list_no)];
+  const std::uint8_t* packed = list.codes.data() + code_begin(offset);
+  for (int m = 0; m < M_; ++m) code[m] = read_step(packed, kScanBlock, m, nbits_);
+}
+
+void InvertedLists::gather(idx_t n, const idx_t* list_no, const idx_t* offset,
+                           std::uint8_t* codes) const {
+  for (idx_t i = 0; i < n; ++i, codes += M_) {
+    if (list_no[i] == -1) {
+      std::fill_n(codes, M_, std::uint8_t{255});
+      continue;
+    }
+    const idx_t size = list(list_no[i]).size();
+    if (offset[i] < 0 || offset[i] >= size)
+      check(false, "offset[", i, "]: expected below ", size, ", the size of list ", list_no[i],
+            ", got ", offset[i]);
+    read_code(list_no[i], offset[i], codes);
+  }
+}
+
+void InvertedLists::locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) const {
+  std::fill_n(list_no, n, idx_t{-1});
+  std::fill_n(offset, n, idx_t{-1});
+  for (idx_t l = 0; l < nlist(); ++l) {
+    const List& list = lists_[static_cast<std::size_t>(l)];
+    for (idx_t o = 0; o < list.size(); ++o) {
+      const idx_t id = list.ids[static_cast<std::size_t>(o)];
+      // Unsigned, because id - id0 may leave the range of idx_t for extreme ids.
+      const auto i = static_cast<std::uint64_t>(id) - static_cast<std::uint64_t>(id0);
+      if (id < id0 || i >= static_cast<std::uint64_t>(n)) continue;
+      list_no[i] = l;
+      offset[i] = o;
+    }
+  }
+}
+
+void InvertedLists::reset() {
+  std::vector<List>(lists_.size()).swap(lists_);
+  ntotal_ = 0;
+}
+
+void InvertedLists::export_to(std::uint8_t* codes, float* bias, idx_t* ids) const {
+  for (const List& list : lists_) {
+    for (idx_t o = 0; o < list.size(); ++o) {
+      const std::uint8_t* packed = list.codes.data() + code_begin(o);
+      for (int b = 0; b < code_size_; ++b) *codes++ = packed[b * kScanBlock];
+    }
+    bias = std::copy(list.bias.begin(), list.bias.end(), bias);
+    ids = std::copy(list.ids.begin(), list.ids.end(), ids);
+  }
+}
+
+void InvertedLists::import_from(const idx_t* sizes, idx_t n, const std::uint8_t* codes,
+                                const float* bias, const idx_t* ids) {
+  idx_t total = 0;
+  for (idx_t l = 0; l < nlist(); ++l) {
+    check(sizes[l] >= 0 && sizes[l] <= n - total, "sizes[", l, "]: expected 0 to ", n - total, " (",
+          n, " entries in all), got ", sizes[l]);
+    total += sizes[l];
+  }
+  check(total == n, "sizes: expected a sum of ", n, ", got ", total);
+
+  std::vector<List> lists(lists_.size());
+  for (std::size_t l = 0; l < lists.size(); ++l) {
+    lists[l].codes.resize(blocks_for(sizes[l]) * block_bytes());
+    for (idx_t o = 0; o < sizes[l]; ++o) {
+      std::uint8_t* packed = lists[l].codes.data() + code_begin(o);
+      for (int b = 0; b < code_size_; ++b) packed[b * kScanBlock] = *codes++;
+    }
+    lists[l].bias.assign(bias, bias + sizes[l]);
+    lists[l].ids.assign(ids, ids + sizes[l]);
+    bias += sizes[l];
+    ids += sizes[l];
+  }
+  lists_ = std::move(lists);
+  ntotal_ = n;
+}
+
+void pack_codes(idx_t n, int M, int nbits, const std::uint8_t* codes, std::uint8_t* packed) {
+  const int size = packed_size(M, nbits);
+  std::fill_n(packed, n * size, std::uint8_t{0});
+  for (idx_t i = 0; i < n; ++i)
+    for (int m = 0; m < M; ++m) {
+      check_step(codes[i * M + m], nbits, i, m);
+      write_step(packed + i * size, 1, m, nbits, codes[i * M + m]);
+    }
+}
+
+void unpack_codes(idx_t n, int M, int nbits, const std::uint8_t* packed, std::uint8_t* codes) {
+  const int size = packed_size(M, nbits);
+  for (idx_t i = 0; i < n; ++i)
+    for (int m = 0; m < M; ++m) codes[i * M + m] = read_step(packed + i * size, 1, m, nbits);
+}
+
+}  // namespace fq

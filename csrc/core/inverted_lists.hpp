@@ -1,0 +1,74 @@
+// Codes, bias and ids of the stored vectors, list by list.
+//
+// A list keeps its codes in scan blocks of 64 vectors. A block has code_size rows of 64 bytes:
+// byte row b holds byte b of the 64 packed codes, so that a kernel loads one step of many vectors
+// at once and a vector costs code_size bytes for every nbits. Searches may run concurrently;
+// a change (add, reset, import_from) must not overlap with anything.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/types.hpp"
+
+namespace fq {
+
+class InvertedLists {
+ public:
+  struct List {
+    std::vector<std::uint8_t> codes;  // scan blocks, the last one padded with zeros
+    std::vector<float> bias;
+    std::vector<idx_t> ids;
+    idx_t size() const { return static_cast<idx_t>(ids.size()); }
+  };
+
+  InvertedLists(idx_t nlist, int M, int nbits);
+
+  idx_t nlist() const { return static_cast<idx_t>(lists_.size()); }
+  int M() const { return M_; }
+  int nbits() const { return nbits_; }
+  int K() const { return 1 << nbits_; }
+  int code_size() const { return code_size_; }
+  idx_t ntotal() const { return ntotal_; }
+  const List& list(idx_t list_no) const;  // checked
+
+  // list_no, bias, ids, offsets: (n); codes: (n, M), one byte per step. A list_no of -1 is
+  // skipped and gets offset -1. Everything is checked and allocated before the first change.
+  void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
+           const idx_t* ids, idx_t* offsets);
+
+  // One stored code as M bytes. Not checked.
+  void read_code(idx_t list_no, idx_t offset, std::uint8_t* code) const;
+
+  // codes: (n, M); a row of 255 where list_no is -1, as FAISS marks a missing code.
+  void gather(idx_t n, const idx_t* list_no, const idx_t* offset, std::uint8_t* codes) const;
+
+  // Where the ids id0 .. id0 + n - 1 are stored, -1 where they are not; of duplicates, the last.
+  void locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) const;
+
+  void reset();
+
+  // List after list: codes (ntotal, code_size) packed row by row, bias and ids (ntotal).
+  void export_to(std::uint8_t* codes, float* bias, idx_t* ids) const;
+  // Replaces the contents. sizes: (nlist), their sum must be n.
+  void import_from(const idx_t* sizes, idx_t n, const std::uint8_t* codes, const float* bias,
+                   const idx_t* ids);
+
+ private:
+  std::size_t block_bytes() const { return static_cast<std::size_t>(code_size_) * kScanBlock; }
+  // Address of the first byte of a code, and the bytes after it at stride kScanBlock.
+  std::size_t code_begin(idx_t offset) const;
+
+  int M_, nbits_, code_size_;
+  idx_t ntotal_ = 0;
+  std::vector<List> lists_;
+};
+
+// (n, M) bytes <-> (n, packed_size(M, nbits)) packed rows.
+void pack_codes(idx_t n, int M, int nbits, const std::uint8_t* codes, std::uint8_t* packed);
+void unpack_codes(idx_t n, int M, int nbits, const std::uint8_t* packed, std::uint8_t* codes);
+
+// M in 1..256, nbits in 4..8, or CheckError.
+void check_code_shape(int M, int nbits);
+
+}  // namespace fq

@@ -1,0 +1,39 @@
+// The additive codebooks, and the look-up tables of a query.
+//
+// r = sum_m C_m[i_m] approximates the residual x - centroid, so that (L2)
+//   |q - x|^2 ~ |q - centroid|^2 + sum_m -2 <q, C_m[i_m]> + bias,  bias = 2 <centroid, r> + |r|^2.
+// The tables do not depend on the list: one set per query serves every probed list.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/types.hpp"
+
+namespace fq {
+
+class AdditiveTables {
+ public:
+  // codebooks: (M, K, d), K a power of two from 16 to 256.
+  AdditiveTables(int M, int K, idx_t d, const float* codebooks);
+
+  int M() const { return M_; }
+  int K() const { return K_; }
+  idx_t d() const { return d_; }
+
+  // q: (nq, d) -> lut: (nq, M, K), -2 <q, C> for L2 and -<q, C> for inner product.
+  void compute(idx_t nq, const float* q, Metric metric, float* lut) const;
+
+  // The bias of stored vectors (L2; inner product has none). centroids: (nlist, d); list_no,
+  // bias: (n); codes: (n, M). Accumulated in double; 0 where list_no is -1.
+  void bias(idx_t nlist, const float* centroids, idx_t n, const idx_t* list_no,
+            const std::uint8_t* codes, float* bias, const Execution& run) const;
+
+ private:
+  int M_, K_;
+  idx_t d_;
+  std::vector<float> codebooks_;   // (M, K, d)
+  std::vector<float> transposed_;  // (d, M * K), negated
+};
+
+}  // namespace fq

@@ -1,0 +1,96 @@
+#include "core/qinco_decode.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/check.hpp"
+#include "core/parallel.hpp"
+#include "dispatch/dispatch.hpp"
+
+namespace fq {
+namespace {
+
+const float* row(const Matrix& m, idx_t i) { return m.data.data() + i * m.cols; }
+
+void multiply(GemmF32 gemm, const std::vector<float>& a, idx_t n, const Matrix& b,
+              std::vector<float>& c, Epilogue epilogue) {
+  gemm(n, b.cols, b.rows, a.data(), b.data.data(), c.data(), epilogue);
+}
+
+}  // namespace
+
+void decode_block(const QincoWeights& weights, idx_t n, const idx_t* list_no,
+                  const std::uint8_t* codes, idx_t stride, int n_codes, DecodeScratch& scratch,
+                  float* out) {
+  const GemmF32 gemm = gemm_f32_kernel();
+  const Matrix& base = weights.base();
+  const idx_t dp = base.cols;
+  auto& [x, z, h] = scratch;
+  // A missing row goes along as code 0 of list 0, and is overwritten at the end.
+  auto missing = [&](idx_t i) { return list_no && list_no[i] < 0; };
+  auto code = [&](idx_t i, int m) { return missing(i) ? idx_t{0} : codes[i * stride + m]; };
+
+  x.resize(static_cast<std::size_t>(n * dp));
+  for (idx_t i = 0; i < n; ++i) {
+    const idx_t b = !weights.ivf() ? code(i, 0) : missing(i) ? 0 : list_no[i];
+    std::copy_n(row(base, b), dp, x.data() + i * dp);
+  }
+  for (int m = weights.ivf() ? 0 : 1; m < n_codes; ++m) {
+    const QincoStep& step = weights.steps()[static_cast<std::size_t>(weights.ivf() ? m : m - 1)];
+    const idx_t ep = step.table.cols;
+    z.resize(static_cast<std::size_t>(n * ep));
+    for (idx_t i = 0; i < n; ++i) std::copy_n(row(step.table, code(i, m)), ep, z.data() + i * ep);
+    multiply(gemm, x, n, step.x_weight, z, Epilogue::Add);
+    for (std::size_t l = 0; l < step.up.size(); ++l) {
+      h.resize(static_cast<std::size_t>(n * step.up[l].cols));
+      multiply(gemm, z, n, step.up[l], h, Epilogue::Relu);
+      multiply(gemm, h, n, step.down[l], z, Epilogue::Add);
+    }
+    if (weights.skip())
+      for (idx_t i = 0; i < n; ++i) {
+        const float* c = row(step.codebook, code(i, m));
+        for (idx_t j = 0; j < dp; ++j) x[i * dp + j] += c[j];
+      }
+    if (!step.out.data.empty())
+      multiply(gemm, z, n, step.out, x, Epilogue::Add);
+    else
+      for (idx_t j = 0; j < n * dp; ++j) x[j] += z[j];
+  }
+  const idx_t d = weights.d();
+  for (idx_t i = 0; i < n; ++i, out += d)
+    for (idx_t j = 0; j < d; ++j)
+      out[j] = missing(i) ? std::numeric_limits<float>::quiet_NaN()
+                          : x[i * dp + j] * weights.std() + weights.mean()[j];
+}
+
+void decode(const QincoWeights& weights, idx_t n, const idx_t* list_no, const std::uint8_t* codes,
+            idx_t M, int n_codes, float* out, const Execution& run) {
+  const int min_codes = weights.ivf() ? 0 : 1;
+  check(list_no || !weights.ivf(),
+        "list_no: expected one per code for a model with an IVF, got None");
+  check(n_codes >= min_codes && n_codes <= weights.M() && n_codes <= M, "n_steps: expected ",
+        min_codes, " to ", std::min<idx_t>(weights.M(), M), " (the model has ", weights.M(),
+        " codes, `codes` has ", M, "), got ", n_codes);
+  for (idx_t i = 0; i < n; ++i) {
+    if (list_no && list_no[i] == -1) continue;
+    if (weights.ivf() && (list_no[i] < 0 || list_no[i] >= weights.n_base()))
+      check(false, "list_no[", i, "]: expected -1 to ", weights.n_base() - 1, ", got ", list_no[i]);
+    for (int m = 0; m < n_codes; ++m)
+      if (codes[i * M + m] >= weights.K())
+        check(false, "codes[", i, ", ", m, "]: expected below ", weights.K(), ", got ",
+              int{codes[i * M + m]});
+  }
+  // Small batches are split finely enough for every worker, in multiples of the kernel's rows.
+  const idx_t share = (n / std::max(run.n_threads, 1) + 8) / 8 * 8;
+  const idx_t block_rows = std::min(share, kDecodeBlock);
+  const idx_t n_blocks = (n + block_rows - 1) / block_rows;
+  std::vector<DecodeScratch> scratch(static_cast<std::size_t>(n_workers(n_blocks, run)));
+  parallel_for(n_blocks, run, [&](idx_t block, int worker) {
+    const idx_t begin = block * block_rows, rows = std::min(block_rows, n - begin);
+    decode_block(weights, rows, list_no ? list_no + begin : nullptr, codes + begin * M, M, n_codes,
+                 scratch[worker], out + begin * weights.d());
+  });
+}
+
+}  // namespace fq

@@ -1,0 +1,75 @@
+// The weights of a trained model, compiled for decoding.
+//
+// Step m of QINCo2 (Vallaeys et al., ICLR 2025; QINCo: Huijben et al., ICML 2024):
+//   u = In c        z = u + W [u; x] + b        z += Down_l relu(Up_l z)  for each l
+//   f(c, x) = c + Out z  (QINCo2)   or   Out z  (QINCo1, without skip);   In, Out: identity if
+//   absent
+// At inference u + W_u u + b depends on the codeword only: one table (K, d_e) per step, so that
+// what is left is W_x x, the blocks and Out. All matrices are transposed to (in, out), and both
+// sides zero-padded to multiples of 16 as gemm_f32 asks; padded components stay zero throughout.
+#pragma once
+
+#include <vector>
+
+#include "core/types.hpp"
+
+namespace fq {
+
+struct ArrayView {  // a float32 C-contiguous array; null data: absent
+  const float* data = nullptr;
+  std::vector<idx_t> shape = {};
+};
+
+struct Matrix {  // row-major (rows, cols)
+  idx_t rows = 0, cols = 0;
+  std::vector<float> data = {};
+};
+
+struct QincoStep {
+  Matrix codebook;  // (K, d)
+  Matrix table;     // (K, d_e)
+  Matrix x_weight;  // (d, d_e)
+  std::vector<Matrix> up, down;
+  Matrix out;  // (d_e, d); empty: identity
+};
+
+class QincoWeights {
+ public:
+  // mean: (d) and std map a normalised vector x to x * std + mean. base: (n_base, d) normalised
+  // vectors, the IVF centroids or, without an IVF, the first codebook (n_base == K).
+  QincoWeights(int nbits, bool ivf, bool skip, const ArrayView& mean, float std,
+               const ArrayView& base);
+
+  // codebook (K, d); in_proj (d_e, d) and out_proj (d, d_e) may be absent where d_e == d;
+  // concat_weight (d_e, d_e + d) = [W_u W_x]; concat_bias (d_e) may be absent; up (L, d_h, d_e);
+  // down (L, d_e, d_h). The first step fixes d_e, d_h and L.
+  void add_step(const ArrayView& codebook, const ArrayView& in_proj, const ArrayView& concat_weight,
+                const ArrayView& concat_bias, const ArrayView& up, const ArrayView& down,
+                const ArrayView& out_proj);
+
+  int nbits() const { return nbits_; }
+  int K() const { return 1 << nbits_; }
+  int M() const { return static_cast<int>(steps_.size()) + (ivf_ ? 0 : 1); }  // codes of a vector
+  bool ivf() const { return ivf_; }
+  bool skip() const { return skip_; }
+  idx_t d() const { return d_; }
+  idx_t d_e() const { return d_e_; }
+  idx_t d_h() const { return d_h_; }
+  idx_t L() const { return L_; }
+  idx_t n_base() const { return base_.rows; }
+  float std() const { return std_; }
+  const std::vector<float>& mean() const { return mean_; }
+  const Matrix& base() const { return base_; }
+  const std::vector<QincoStep>& steps() const { return steps_; }
+
+ private:
+  int nbits_;
+  bool ivf_, skip_;
+  float std_;
+  idx_t d_ = 0, d_e_ = 0, d_h_ = 0, L_ = 0;
+  std::vector<float> mean_;
+  Matrix base_;
+  std::vector<QincoStep> steps_;
+};
+
+}  // namespace fq

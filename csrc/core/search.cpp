@@ -1,0 +1,141 @@
+#include "core/search.hpp"
+
+#include <algorithm>
+#include <cfloat>
+#include <vector>
+
+#include "core/check.hpp"
+#include "core/coarse.hpp"
+#include "core/distance.hpp"
+#include "core/parallel.hpp"
+#include "core/rerank.hpp"
+#include "core/shortlist.hpp"
+
+namespace fq {
+namespace {
+
+struct Worker {  // scratch of one thread
+  std::vector<idx_t> list_no;
+  std::vector<float> coarse_score, lut;
+  std::vector<TopK> coarse_best, shortlists, results;
+  RerankScratch rerank;
+};
+
+void check_args(const SearchArgs& a) {
+  const InvertedLists& lists = a.lists;
+  check(a.k >= 1, "k: expected at least 1, got ", a.k);
+  check(a.nprobe >= 1, "nprobe: expected at least 1, got ", a.nprobe);
+  check(a.nshort >= 0, "nshort: expected at least 0, got ", a.nshort);
+  check(a.tables.M() == lists.M() && a.tables.K() == lists.K(), "tables: expected M = ", lists.M(),
+        " and K = ", lists.K(), " as the lists, got M = ", a.tables.M(), " and K = ", a.tables.K());
+  check(a.centroids || (a.coarse_list_no && a.coarse_score),
+        "centroids: needed unless coarse_list_no and coarse_score are given");
+  check(a.coarse_list_no || !a.coarse_score, "coarse_score: expected None without coarse_list_no");
+  if (a.coarse_list_no)
+    for (idx_t i = 0; i < a.n * a.nprobe; ++i)
+      if (a.coarse_list_no[i] < -1 || a.coarse_list_no[i] >= lists.nlist())
+        check(false, "coarse_list_no[", i / a.nprobe, ", ", i % a.nprobe, "]: expected -1 to ",
+              lists.nlist() - 1, ", got ", a.coarse_list_no[i]);
+  if (a.nshort == 0) return;
+  check(a.weights, "weights: expected QincoWeights for nshort > 0, got None");
+  const QincoWeights& w = *a.weights;
+  check(w.d() == a.tables.d(), "weights: expected d = ", a.tables.d(), ", got ", w.d());
+  check(w.nbits() == lists.nbits() && w.M() >= lists.M(),
+        "weights: expected nbits = ", lists.nbits(), " and at least ", lists.M(),
+        " codes, got nbits = ", w.nbits(), " and ", w.M(), " codes");
+  check(!w.ivf() || w.n_base() == lists.nlist(), "weights: expected a base of ", lists.nlist(),
+        " centroids, got ", w.n_base());
+}
+
+// Coarse lists and (minimised) scores of nq queries from `begin`.
+void probe(const SearchArgs& a, idx_t begin, idx_t nq, idx_t nprobe, Worker& w) {
+  const idx_t d = a.tables.d(), n = nq * nprobe;
+  w.list_no.resize(static_cast<std::size_t>(n));
+  w.coarse_score.resize(static_cast<std::size_t>(n));
+  const float* q = a.q + begin * d;
+  if (!a.coarse_list_no) {
+    assign_block(a.lists.nlist(), a.centroids, d, nq, q, nprobe, a.metric, w.coarse_best,
+                 w.list_no.data(), w.coarse_score.data());
+    return;
+  }
+  std::copy_n(a.coarse_list_no + begin * nprobe, n, w.list_no.data());
+  for (idx_t i = 0; i < n; ++i) {
+    if (w.list_no[i] == -1) continue;
+    if (!a.coarse_score) {
+      const float* centroid = a.centroids + w.list_no[i] * d;
+      w.coarse_score[i] = exact_score(q + i / nprobe * d, centroid, d, a.metric);
+    } else {
+      const float distance = a.coarse_score[begin * nprobe + i];
+      w.coarse_score[i] = a.metric == Metric::L2 ? distance : -distance;
+    }
+  }
+}
+
+}  // namespace
+
+void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
+  check_args(a);
+  const InvertedLists& lists = a.lists;
+  const idx_t d = a.tables.d(), lut_size = idx_t{lists.M()} * lists.K();
+  const float sign = a.metric == Metric::L2 ? 1.0f : -1.0f;
+  const idx_t nprobe = a.coarse_list_no ? a.nprobe : std::min(a.nprobe, lists.nlist());
+  // No selection holds more than all entries, so a huge k costs nothing.
+  const idx_t k = std::clamp<idx_t>(a.k, 1, std::max<idx_t>(lists.ntotal(), 1));
+  const idx_t n_short = std::clamp<idx_t>(a.nshort, k, std::max<idx_t>(lists.ntotal(), k));
+
+  std::vector<idx_t> list_begin;
+  if (a.selected) {
+    idx_t begin = 0;
+    for (idx_t l = 0; l < lists.nlist(); begin += lists.list(l++).size())
+      list_begin.push_back(begin);
+  }
+  const Selection selection{a.selected, list_begin.data()};
+
+  // Small enough for all workers and for Ctrl-C; large enough that the tables are one product and
+  // small shortlists fill the decoder.
+  const idx_t max_block = std::clamp<idx_t>(2048 / n_short, 1, 16);
+  const idx_t share = a.n / (4 * std::max<idx_t>(run.n_threads, 1)) + 1;
+  const idx_t block_size = std::min(share, max_block);
+  const idx_t n_blocks = (a.n + block_size - 1) / block_size;
+
+  std::vector<Worker> workers(static_cast<std::size_t>(n_workers(n_blocks, run)));
+  parallel_for(n_blocks, run, [&](idx_t block, int worker) {
+    Worker& w = workers[worker];
+    const idx_t begin = block * block_size, nq = std::min(block_size, a.n - begin);
+    const float* q = a.q + begin * d;
+
+    probe(a, begin, nq, nprobe, w);
+
+    w.lut.resize(static_cast<std::size_t>(nq * lut_size));
+    a.tables.compute(nq, q, a.metric, w.lut.data());
+
+    w.shortlists.resize(static_cast<std::size_t>(nq));
+    for (idx_t i = 0; i < nq; ++i) {
+      w.shortlists[i].reset(n_short);
+      if (all_finite(q + i * d, d))
+        scan_lists(lists, nprobe, &w.list_no[i * nprobe], &w.coarse_score[i * nprobe],
+                   &w.lut[i * lut_size], selection, w.shortlists[i]);
+    }
+
+    std::vector<TopK>* best = &w.shortlists;
+    if (a.nshort > 0) {
+      w.results.resize(static_cast<std::size_t>(nq));
+      for (TopK& result : w.results) result.reset(k);
+      rerank_block(lists, *a.weights, nq, q, a.metric, w.shortlists, w.results, w.rerank);
+      best = &w.results;
+    }
+
+    for (idx_t i = 0; i < nq; ++i) {
+      float* Di = D + (begin + i) * a.k;
+      idx_t* Ii = I + (begin + i) * a.k;
+      std::fill_n(Di, a.k, sign * FLT_MAX);
+      std::fill_n(Ii, a.k, idx_t{-1});
+      for (const Candidate& c : (*best)[i].sorted()) {
+        *Di++ = sign * c.score;
+        *Ii++ = c.id;
+      }
+    }
+  });
+}
+
+}  // namespace fq

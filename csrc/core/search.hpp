@@ -1,0 +1,36 @@
+// The one call: coarse -> lut -> shortlist -> rerank, in parallel over small blocks of queries.
+#pragma once
+
+#include <cstdint>
+
+#include "core/inverted_lists.hpp"
+#include "core/lut.hpp"
+#include "core/qinco_weights.hpp"
+#include "core/types.hpp"
+
+namespace fq {
+
+struct SearchArgs {
+  const InvertedLists& lists;
+  const AdditiveTables& tables;
+  const QincoWeights* weights;  // null: only with nshort == 0
+
+  // Where to look: `centroids` (nlist, d), or lists already chosen, (n, nprobe) with -1 for none.
+  // Their scores are FAISS distances (similarities for inner product); null: from the centroids.
+  const float* centroids;
+  const idx_t* coarse_list_no;
+  const float* coarse_score;
+
+  idx_t n;
+  const float* q;  // (n, d)
+  idx_t k, nprobe;
+  idx_t nshort;  // 0: tables only, and D is the additive distance; else at least k are re-ranked
+  Metric metric;
+  const std::uint8_t* selected;  // (ntotal) in list order: 0 leaves an entry out; null: all
+};
+
+// D: (n, k) squared L2 or similarities, best first; I: (n, k) ids. Missing results, and every
+// result of a query with a NaN or an inf: id -1 and D = FLT_MAX (L2) or -FLT_MAX.
+void search(const SearchArgs& args, float* D, idx_t* I, const Execution& run);
+
+}  // namespace fq

@@ -1,0 +1,25 @@
+// The words every room shares.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace fq {
+
+using idx_t = std::int64_t;
+
+// FAISS's values, so that an index attribute can be passed on unchanged.
+enum class Metric : int { InnerProduct = 0, L2 = 1 };
+
+// Inside core every score is minimised: squared L2, or the NEGATED inner product.
+// Only the arrays that leave core (D, coarse scores) hold similarities again.
+
+constexpr int kScanBlock = 64;  // vectors in one scan block
+
+// How a call may run: `interrupted` is asked now and then by the calling thread only.
+struct Execution {
+  int n_threads = 1;
+  std::function<bool()> interrupted = {};
+};
+
+}  // namespace fq

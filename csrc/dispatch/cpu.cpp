@@ -1,0 +1,54 @@
+#include "dispatch/cpu.hpp"
+
+#if defined(FAISS_QINCO_X86)
+#include <cpuid.h>
+
+#include <cstdint>
+
+namespace fq::cpu {
+namespace {
+
+struct Features {
+  std::uint32_t ecx1 = 0, ebx7 = 0, xcr0 = 0;
+
+  Features() {
+    std::uint32_t a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid(1, &a, &b, &c, &d)) ecx1 = c;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) ebx7 = b;
+    // XGETBV tells whether the system saves the wide registers; it exists only with OSXSAVE.
+    if (ecx1 & bit_OSXSAVE) __asm__("xgetbv" : "=a"(xcr0), "=d"(d) : "c"(0));
+  }
+
+  bool system_saves(std::uint32_t state) const { return (xcr0 & state) == state; }
+};
+
+const Features& features() {
+  static const Features f;
+  return f;
+}
+
+constexpr std::uint32_t kYmmState = 0x06, kZmmState = 0xe6;
+constexpr std::uint32_t kAvx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+
+}  // namespace
+
+bool has_avx2() {
+  const Features& f = features();
+  return (f.ebx7 & bit_AVX2) && (f.ecx1 & bit_FMA) && f.system_saves(kYmmState);
+}
+
+bool has_avx512() {
+  const Features& f = features();
+  return has_avx2() && (f.ebx7 & kAvx512) == kAvx512 && f.system_saves(kZmmState);
+}
+
+}  // namespace fq::cpu
+
+#else
+
+namespace fq::cpu {
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+}  // namespace fq::cpu
+
+#endif

@@ -1,0 +1,9 @@
+// What this CPU and its operating system allow.
+#pragma once
+
+namespace fq::cpu {
+
+bool has_avx2();    // AVX2 and FMA
+bool has_avx512();  // AVX-512 F, BW, DQ and VL
+
+}  // namespace fq::cpu

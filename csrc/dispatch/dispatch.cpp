@@ -1,0 +1,88 @@
+#include "dispatch/dispatch.hpp"
+
+#include <cstdlib>
+
+#include "core/check.hpp"
+#include "dispatch/cpu.hpp"
+
+namespace fq {
+namespace {
+
+struct LevelInfo {
+  SimdLevel level;
+  const char* name;
+  bool (*supported)();
+};
+
+constexpr LevelInfo kLevels[] = {
+    // best first
+    {SimdLevel::Avx512, "avx512", cpu::has_avx512},
+    {SimdLevel::Avx2, "avx2", cpu::has_avx2},
+    {SimdLevel::Scalar, "scalar", [] { return true; }},
+};
+
+template <class Kernel>
+struct Implementation {
+  SimdLevel level;
+  Kernel kernel;
+};
+
+constexpr Implementation<LutScan> kLutScan[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx512, lut_scan_avx512},
+#endif
+    {SimdLevel::Scalar, lut_scan_scalar},
+};
+
+constexpr Implementation<GemmF32> kGemmF32[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx512, gemm_f32_avx512},
+    {SimdLevel::Avx2, gemm_f32_avx2},
+#endif
+    {SimdLevel::Scalar, gemm_f32_scalar},
+};
+
+template <class Kernel, std::size_t N>
+Kernel best(const Implementation<Kernel> (&family)[N], SimdLevel level) {
+  for (const auto& one : family)
+    if (one.level <= level) return one.kernel;
+  return family[N - 1].kernel;
+}
+
+}  // namespace
+
+const char* level_name(SimdLevel level) {
+  for (const auto& info : kLevels)
+    if (info.level == level) return info.name;
+  return "unknown";
+}
+
+std::vector<SimdLevel> available_levels() {
+  std::vector<SimdLevel> levels;
+  for (const auto& info : kLevels)
+    if (info.supported()) levels.push_back(info.level);
+  return levels;
+}
+
+SimdLevel parse_level(const char* name) {
+  const auto levels = available_levels();
+  if (name == nullptr || *name == '\0') return levels.front();
+  std::string names;
+  for (SimdLevel level : levels) {
+    if (std::string(name) == level_name(level)) return level;
+    names += std::string(names.empty() ? "" : ", ") + level_name(level);
+  }
+  check(false, "FAISS_QINCO_SIMD: expected one of ", names, " (what this CPU can run), got '", name,
+        "'");
+  return SimdLevel::Scalar;
+}
+
+SimdLevel active_level() {
+  static const SimdLevel level = parse_level(std::getenv("FAISS_QINCO_SIMD"));
+  return level;
+}
+
+LutScan lut_scan_kernel(SimdLevel level) { return best(kLutScan, level); }
+GemmF32 gemm_f32_kernel(SimdLevel level) { return best(kGemmF32, level); }
+
+}  // namespace fq

@@ -1,0 +1,36 @@
+// Which implementation of each kernel family runs.
+//
+// A level is the name of a set of instructions and of the files that use it. The best one that the
+// CPU supports is chosen once, at first use; FAISS_QINCO_SIMD=<level> asks for another one. A
+// family without an implementation for a level runs its best one below it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/gemm_f32/contract.hpp"
+#include "kernels/lut_scan/contract.hpp"
+
+namespace fq {
+
+enum class SimdLevel { Scalar, Avx2, Avx512 };  // worst first, so that levels compare
+
+const char* level_name(SimdLevel level);
+
+// What this CPU can run, best first.
+std::vector<SimdLevel> available_levels();
+
+// The level called `name`, or the best one for a null or empty name. CheckError if it does not
+// exist or cannot run here.
+SimdLevel parse_level(const char* name);
+
+// The level in use: parse_level(FAISS_QINCO_SIMD), asked once.
+SimdLevel active_level();
+
+// An implementation by level, for tests and benchmarks; without a level, the one in use.
+LutScan lut_scan_kernel(SimdLevel level);
+GemmF32 gemm_f32_kernel(SimdLevel level);
+inline LutScan lut_scan_kernel() { return lut_scan_kernel(active_level()); }
+inline GemmF32 gemm_f32_kernel() { return gemm_f32_kernel(active_level()); }
+
+}  // namespace fq

@@ -1,0 +1,146 @@
+#include "core/inverted_lists.hpp"
+
+#include <doctest/doctest.h>
+
+#include <limits>
+
+#include "core/check.hpp"
+#include "support.hpp"
+
+using namespace fq;
+
+namespace {
+
+struct Data {
+  std::vector<idx_t> list_no, ids, offset;
+  std::vector<std::uint8_t> codes;
+  std::vector<float> bias;
+
+  Data(test::Rng& rng, idx_t n, idx_t nlist, int M, int nbits)
+      : offset(static_cast<std::size_t>(n)),
+        codes(rng.codes(n * M, 1 << nbits)),
+        bias(rng.floats(n)) {
+    for (idx_t i = 0; i < n; ++i) {
+      list_no.push_back(rng.integer(-1, nlist - 1));
+      ids.push_back(1000 + i);
+    }
+  }
+  idx_t n() const { return static_cast<idx_t>(ids.size()); }
+  void add_to(InvertedLists& lists) {
+    lists.add(n(), list_no.data(), codes.data(), bias.data(), ids.data(), offset.data());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("inverted lists: what goes in comes out, for every nbits") {
+  test::Rng rng;
+  for (int nbits = 4; nbits <= 8; ++nbits)
+    for (int M : {1, 3, 8, 13})
+      for (idx_t n : {0, 1, 63, 64, 65, 500}) {
+        CAPTURE(nbits);
+        CAPTURE(M);
+        CAPTURE(n);
+        const idx_t nlist = 3;
+        InvertedLists lists(nlist, M, nbits);
+        Data first(rng, n, nlist, M, nbits), second(rng, n, nlist, M, nbits);
+        for (idx_t& id : second.ids) id += n;
+        first.add_to(lists);
+        second.add_to(lists);
+        for (const Data& data : {first, second}) {
+          std::vector<std::uint8_t> codes(data.codes.size());
+          lists.gather(n, data.list_no.data(), data.offset.data(), codes.data());
+          std::vector<idx_t> l(data.ids.size()), o(data.ids.size());
+          lists.locate(n ? data.ids[0] : 0, n, l.data(), o.data());
+          CHECK(l == data.list_no);
+          CHECK(o == data.offset);
+          for (idx_t i = 0; i < n; ++i) {
+            const bool stored = data.list_no[i] >= 0;
+            for (int m = 0; m < M; ++m)
+              CHECK(codes[i * M + m] == (stored ? data.codes[i * M + m] : 255));
+            if (stored) CHECK(lists.list(data.list_no[i]).bias[data.offset[i]] == data.bias[i]);
+          }
+        }
+
+        const auto total = static_cast<std::size_t>(lists.ntotal());
+        std::vector<std::uint8_t> packed(total * lists.code_size()), packed2(packed.size());
+        std::vector<float> bias(total), bias2(total);
+        std::vector<idx_t> ids(total), ids2(total), sizes;
+        for (idx_t l = 0; l < nlist; ++l) sizes.push_back(lists.list(l).size());
+        lists.export_to(packed.data(), bias.data(), ids.data());
+        InvertedLists copy(nlist, M, nbits);
+        copy.import_from(sizes.data(), lists.ntotal(), packed.data(), bias.data(), ids.data());
+        copy.export_to(packed2.data(), bias2.data(), ids2.data());
+        CHECK(packed == packed2);
+        CHECK(bias == bias2);
+        CHECK(ids == ids2);
+        for (idx_t l = 0; l < nlist; ++l) {
+          CHECK(copy.list(l).codes == lists.list(l).codes);
+          CHECK(copy.list(l).size() == lists.list(l).size());
+        }
+        // Packed rows are what pack_codes gives.
+        std::vector<std::uint8_t> unpacked(total * M), repacked(packed.size());
+        unpack_codes(lists.ntotal(), M, nbits, packed.data(), unpacked.data());
+        pack_codes(lists.ntotal(), M, nbits, unpacked.data(), repacked.data());
+        CHECK(packed == repacked);
+
+        lists.reset();
+        CHECK(lists.ntotal() == 0);
+        CHECK(lists.list(0).size() == 0);
+      }
+}
+
+TEST_CASE("inverted lists: a refused add changes nothing") {
+  test::Rng rng;
+  InvertedLists lists(3, 2, 4);
+  Data good(rng, 100, 3, 2, 4);
+  good.add_to(lists);
+  const idx_t ntotal = lists.ntotal();
+  Data bad_list = good, bad_code = good;
+  bad_list.list_no.back() = 3;
+  bad_code.list_no.back() = 0;
+  bad_code.codes.back() = 16;
+  CHECK_THROWS_AS(bad_list.add_to(lists), CheckError);
+  CHECK_THROWS_WITH_AS(bad_code.add_to(lists), "codes[99, 1]: expected below 16, got 16",
+                       CheckError);
+  CHECK(lists.ntotal() == ntotal);
+  CHECK(lists.list(0).size() + lists.list(1).size() + lists.list(2).size() == ntotal);
+}
+
+TEST_CASE("inverted lists: bad arguments") {
+  CHECK_THROWS_AS(InvertedLists(0, 2, 4), CheckError);
+  CHECK_THROWS_AS(InvertedLists(1, 0, 4), CheckError);
+  CHECK_THROWS_AS(InvertedLists(1, 2, 3), CheckError);
+  CHECK_THROWS_AS(InvertedLists(1, 2, 9), CheckError);
+  InvertedLists lists(2, 2, 8);
+  CHECK_THROWS_AS(lists.list(2), CheckError);
+  CHECK_THROWS_AS(lists.list(-1), CheckError);
+  const idx_t list_no = 0, offset = 0;
+  std::uint8_t codes[2];
+  CHECK_THROWS_AS(lists.gather(1, &list_no, &offset, codes), CheckError);
+  const std::vector<std::vector<idx_t>> bad_sizes{{1, 0}, {3, 0}, {-1, 3}};
+  const std::uint8_t packed[4] = {};
+  const float bias[2] = {};
+  const idx_t ids[2] = {};
+  for (const auto& sizes : bad_sizes)
+    CHECK_THROWS_AS(lists.import_from(sizes.data(), 2, packed, bias, ids), CheckError);
+}
+
+TEST_CASE("inverted lists: extreme and duplicate ids") {
+  InvertedLists lists(2, 1, 8);
+  const idx_t low = std::numeric_limits<idx_t>::min(), high = std::numeric_limits<idx_t>::max();
+  const std::vector<idx_t> list_no{1, 0, 0, 1}, ids{low, high, 7, 7};
+  const std::vector<std::uint8_t> codes{0, 1, 2, 3};
+  const std::vector<float> bias(4);
+  std::vector<idx_t> offset(4), l(1), o(1);
+  lists.add(4, list_no.data(), codes.data(), bias.data(), ids.data(), offset.data());
+  lists.locate(low, 1, l.data(), o.data());
+  CHECK(l[0] == 1);
+  lists.locate(high, 1, l.data(), o.data());
+  CHECK(l[0] == 0);
+  lists.locate(7, 1, l.data(), o.data());
+  CHECK(l[0] == 1);
+  CHECK(o[0] == 1);
+  lists.locate(8, 1, l.data(), o.data());
+  CHECK(l[0] == -1);
+}

@@ -1,0 +1,201 @@
+#include "core/search.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cfloat>
+#include <limits>
+
+#include "core/check.hpp"
+#include "core/coarse.hpp"
+#include "core/distance.hpp"
+#include "core/qinco_decode.hpp"
+#include "support.hpp"
+
+using namespace fq;
+
+namespace {
+
+// A small index of random codes. The centroids in the original space are what the model's base
+// decodes to; the additive codebooks are random, so the shortlist is deliberately bad.
+struct Index {
+  static constexpr idx_t nlist = 5, d = 12, n = 400, nq = 21;
+  test::Rng rng;
+  test::Model model;
+  QincoWeights weights;
+  InvertedLists lists;
+  AdditiveTables tables;
+  std::vector<float> centroids, q, bias;
+  std::vector<idx_t> list_no, ids, offset;
+  std::vector<std::uint8_t> codes;
+
+  explicit Index(Metric metric)
+      : model(rng, true, true, d, 20, 3),
+        weights(model.weights()),
+        lists(nlist, 3, 4),
+        tables(3, 16, d, rng.floats(3 * 16 * d, 0.3f).data()),
+        centroids(nlist * d),
+        q(rng.floats(nq * d, 2)),
+        bias(n),
+        offset(n),
+        codes(rng.codes(n * 3, 16)) {
+    for (idx_t i = 0; i < n; ++i) {
+      list_no.push_back(rng.integer(0, nlist - 2));  // the last list stays empty
+      ids.push_back(i * 7 - 100);
+    }
+    std::vector<idx_t> all{0, 1, 2, 3, 4};
+    decode(weights, nlist, all.data(), codes.data(), 3, 0, centroids.data(), {1});
+    if (metric == Metric::L2)
+      tables.bias(nlist, centroids.data(), n, list_no.data(), codes.data(), bias.data(), {1});
+    lists.add(n, list_no.data(), codes.data(), bias.data(), ids.data(), offset.data());
+  }
+
+  SearchArgs args(idx_t k, idx_t nprobe, idx_t nshort, Metric metric) const {
+    return {lists,    tables, &weights, centroids.data(), nullptr, nullptr, nq,
+            q.data(), k,      nprobe,   nshort,           metric,  nullptr};
+  }
+};
+
+struct Result {
+  std::vector<float> D;
+  std::vector<idx_t> I;
+  bool operator==(const Result&) const = default;
+};
+
+Result run_search(const SearchArgs& args, int n_threads = 1) {
+  const auto size = static_cast<std::size_t>(args.n * args.k);
+  Result r{std::vector<float>(size), std::vector<idx_t>(size)};
+  search(args, r.D.data(), r.I.data(), {n_threads});
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("search: with all lists and a full shortlist it is brute force over decoded vectors") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
+    Index index(metric);
+    std::vector<float> x(Index::n * Index::d);
+    decode(index.weights, Index::n, index.list_no.data(), index.codes.data(), 3, 3, x.data(), {1});
+    const idx_t k = 10;
+    for (bool masked : {false, true}) {
+      // The mask is in list order; here it takes the entries with even offset.
+      std::vector<std::uint8_t> selected;
+      for (idx_t l = 0; l < Index::nlist; ++l)
+        for (idx_t o = 0; o < index.lists.list(l).size(); ++o) selected.push_back(o % 2 == 0);
+      SearchArgs args = index.args(k, Index::nlist + 3, Index::n, metric);
+      if (masked) args.selected = selected.data();
+      const Result got = run_search(args);
+      for (idx_t i = 0; i < Index::nq; ++i) {
+        TopK expected(k);
+        for (idx_t j = 0; j < Index::n; ++j)
+          if (!masked || index.offset[j] % 2 == 0)
+            expected.push({exact_score(&index.q[i * Index::d], &x[j * Index::d], Index::d, metric),
+                           index.ids[j], 0, 0});
+        for (idx_t r = 0; r < k; ++r) {
+          const Candidate& c = expected.sorted()[r];
+          CHECK(got.I[i * k + r] == c.id);
+          CHECK(got.D[i * k + r] == (metric == Metric::L2 ? c.score : -c.score));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("search: the same for any thread count, batch split and origin of the coarse lists") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct})
+    for (idx_t nshort : {0, 1, 30}) {
+      const Index index(metric);
+      const idx_t k = 7, nprobe = 2;
+      const SearchArgs args = index.args(k, nprobe, nshort, metric);
+      const Result all = run_search(args);
+      for (int n_threads : {2, 5}) CHECK(run_search(args, n_threads) == all);
+      Result split;
+      for (idx_t i = 0; i < Index::nq; ++i) {
+        SearchArgs one = args;
+        one.n = 1;
+        one.q += i * Index::d;
+        const Result r = run_search(one);
+        split.D.insert(split.D.end(), r.D.begin(), r.D.end());
+        split.I.insert(split.I.end(), r.I.begin(), r.I.end());
+      }
+      CHECK(split == all);
+
+      std::vector<idx_t> list_no(Index::nq * nprobe);
+      std::vector<float> distance(Index::nq * nprobe);
+      assign(Index::nlist, index.centroids.data(), Index::d, Index::nq, index.q.data(), nprobe,
+             metric, list_no.data(), distance.data(), {2});
+      SearchArgs preassigned = args;
+      preassigned.coarse_list_no = list_no.data();
+      CHECK(run_search(preassigned) == all);
+      preassigned.centroids = nullptr;
+      preassigned.coarse_score = distance.data();
+      CHECK(run_search(preassigned) == all);
+    }
+}
+
+TEST_CASE("search: without re-ranking D is the additive distance") {
+  const Index index(Metric::L2);
+  SearchArgs args = index.args(1, Index::nlist, 0, Metric::L2);
+  args.weights = nullptr;
+  const Result got = run_search(args);
+  std::vector<float> lut(3 * 16);
+  for (idx_t i = 0; i < Index::nq; ++i) {
+    const float* q = &index.q[i * Index::d];
+    index.tables.compute(1, q, Metric::L2, lut.data());
+    float best = FLT_MAX;
+    for (idx_t j = 0; j < Index::n; ++j) {
+      float sum = 0;
+      for (int m = 0; m < 3; ++m) sum += lut[m * 16 + index.codes[j * 3 + m]];
+      const float* centroid = &index.centroids[index.list_no[j] * Index::d];
+      best = std::min(best, exact_score(q, centroid, Index::d, Metric::L2) + sum + index.bias[j]);
+    }
+    CHECK(got.D[i] == best);
+  }
+}
+
+TEST_CASE("search: padding, skipped lists and queries that are not finite") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
+    Index index(metric);
+    const float padding = metric == Metric::L2 ? FLT_MAX : -FLT_MAX;
+    const idx_t k = Index::n + 5;
+    const Result clean = run_search(index.args(k, Index::nlist, 10, metric));
+    index.q[3 * Index::d + 2] = std::numeric_limits<float>::quiet_NaN();
+    index.q[4 * Index::d] = std::numeric_limits<float>::infinity();
+    const Result got = run_search(index.args(k, Index::nlist, 10, metric));
+    for (idx_t i = 0; i < Index::nq; ++i)
+      for (idx_t r = 0; r < k; ++r) {
+        const bool bad = i == 3 || i == 4, pad = bad || r >= Index::n;
+        CHECK(got.I[i * k + r] == (pad ? -1 : clean.I[i * k + r]));
+        CHECK(got.D[i * k + r] == (pad ? padding : clean.D[i * k + r]));
+      }
+
+    std::vector<idx_t> none(Index::nq, -1);
+    SearchArgs args = index.args(2, 1, 10, metric);
+    args.coarse_list_no = none.data();
+    const Result empty = run_search(args);
+    for (float D : empty.D) CHECK(D == padding);
+    for (idx_t I : empty.I) CHECK(I == -1);
+
+    SearchArgs no_queries = index.args(2, 1, 10, metric);
+    no_queries.n = 0;
+    CHECK(run_search(no_queries).D.empty());
+  }
+}
+
+TEST_CASE("search: bad arguments") {
+  const Index index(Metric::L2);
+  const std::vector<idx_t> beyond(Index::nq, Index::nlist);
+  auto refused = [&](auto change) {
+    SearchArgs args = index.args(1, 1, 1, Metric::L2);
+    change(args);
+    CHECK_THROWS_AS(run_search(args), CheckError);
+  };
+  refused([](SearchArgs& a) { a.nprobe = 0; });
+  refused([](SearchArgs& a) { a.nshort = -1; });
+  refused([](SearchArgs& a) { a.weights = nullptr; });
+  refused([](SearchArgs& a) { a.centroids = nullptr; });
+  refused([&](SearchArgs& a) { a.coarse_list_no = beyond.data(); });
+  const AdditiveTables other(2, 16, Index::d, std::vector<float>(2 * 16 * Index::d).data());
+  CHECK_THROWS_AS(run_search({index.lists, other, &index.weights, index.centroids.data(), nullptr,
+                              nullptr, Index::nq, index.q.data(), 1, 1, 1, Metric::L2, nullptr}),
+                  CheckError);
+}

@@ -1,0 +1,27 @@
+#include "dispatch/dispatch.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+
+#include "core/check.hpp"
+
+using namespace fq;
+
+TEST_CASE("dispatch: best first, scalar always") {
+  const auto levels = available_levels();
+  CHECK(std::is_sorted(levels.rbegin(), levels.rend()));
+  CHECK(levels.back() == SimdLevel::Scalar);
+  CHECK((lut_scan_kernel(SimdLevel::Scalar) == lut_scan_scalar));
+  CHECK((gemm_f32_kernel(SimdLevel::Scalar) == gemm_f32_scalar));
+  // No lut_scan for AVX2: the next one below serves.
+  CHECK((lut_scan_kernel(SimdLevel::Avx2) == lut_scan_scalar));
+}
+
+TEST_CASE("dispatch: the override by name") {
+  CHECK(parse_level(nullptr) == available_levels().front());
+  CHECK(parse_level("") == available_levels().front());
+  CHECK(parse_level("scalar") == SimdLevel::Scalar);
+  for (SimdLevel level : available_levels()) CHECK(parse_level(level_name(level)) == level);
+  CHECK_THROWS_WITH_AS(parse_level("avx1024"), doctest::Contains("scalar"), CheckError);
+}
