@@ -1,0 +1,15 @@
+"""Errors that are Python's usual ones and, at the same time, what FAISS raises for the misuse."""
+
+from __future__ import annotations
+
+
+class ArgumentError(ValueError, AssertionError):
+    """A value or shape that does not fit; FAISS raises AssertionError."""
+
+
+class ArgumentTypeError(TypeError, AttributeError):
+    """An argument of the wrong kind; FAISS raises TypeError or AttributeError."""
+
+
+class FactoryError(ValueError, RuntimeError):
+    """A factory string that is not understood; FAISS raises RuntimeError."""
