@@ -1,0 +1,297 @@
+"""`QINCoCodec`: a trained codec. Decoding runs in the extension; training and encoding in torch."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _core
+from ..errors import ArgumentError
+from ..storage.container import FileFormatError, read_tensors, write_tensors
+from ..threads import get_num_threads
+from .config import QINCoConfig, TrainingConfig, resolve_config, resolve_device
+
+if TYPE_CHECKING:
+    from .model import QINCo
+    from .training import TrainingReport
+
+ENCODE_BATCH = 1024
+
+
+class QINCoCodec:
+    """Implicit neural codebooks: vectors (n, d) <-> codes (n, M) (or (n, M + 1) behind an IVF).
+
+    Attributes
+    ----------
+    d, M, nbits, K : dimension, codes per vector, bits per code, codewords per step (2**nbits).
+    config : QINCoConfig.
+    nlist : number of IVF centroids, or None. With an IVF, codes have the list number first.
+    mean, std : x is normalised as (x - mean) / std; (d,) float32 and one number.
+    tensors : the weights, numpy float32, by name; `base` are the starting vectors, normalised.
+    report : TrainingReport of `train`, else None.
+    """
+
+    def __init__(
+        self,
+        config: QINCoConfig,
+        M: int,
+        nbits: int,
+        ivf: bool,
+        mean: np.ndarray,
+        std: float,
+        tensors: dict[str, np.ndarray],
+    ) -> None:
+        self.config, self.M, self.nbits, self.mean, self.std = config, M, nbits, mean, std
+        self.tensors = tensors
+        self.nlist = len(tensors["base"]) if ivf else None
+        self.d, self.K = len(mean), 1 << nbits
+        self.report: TrainingReport | None = None
+        self._weights: _core.QincoWeights | None = None
+        self._models: dict[str, QINCo] = {}
+
+    # -- training -----------------------------------------------------------------------------
+
+    @classmethod
+    def train(
+        cls,
+        x: np.ndarray,
+        M: int,
+        nbits: int = 8,
+        config: str | QINCoConfig = "S",
+        training: TrainingConfig | None = None,
+        centroids: np.ndarray | None = None,
+        list_no: np.ndarray | None = None,
+    ) -> QINCoCodec:
+        """Train on x (n, d); with an IVF, on centroids (nlist, d) and list_no (n,) int64.
+
+        Raises RuntimeError when there are too few vectors or the error diverges.
+        """
+        from .training import train_model
+
+        training = training or TrainingConfig()
+        config = resolve_config(config, training.device)
+        model, mean, std, report = train_model(
+            x, M, 1 << nbits, config, training, centroids, list_no
+        )
+        tensors = {k: v.numpy().copy() for k, v in model.state_dict().items()}
+        codec = cls(config, M, nbits, centroids is not None, mean, std, tensors)
+        codec.report = report
+        return codec
+
+    # -- encoding and decoding ----------------------------------------------------------------
+
+    def encode(
+        self,
+        x: np.ndarray,
+        list_no: np.ndarray | None = None,
+        *,
+        A: int | None = None,
+        B: int | None = None,
+        device: str = "auto",
+        bf16: bool | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Encode by beam search (QINCo2, section 3.2).
+
+        x (n, d) finite. Behind an IVF, list_no (n,) int64 says which list each vector goes to
+        (default: the nearest centroid in L2) and the result is (n, M + 1) int32, the list first;
+        else (n, M) uint8. A, B: default the config's. Raises ValueError for wrong shapes.
+        """
+        import torch
+
+        from .encoding import beam_encode, chunks, compile_steps
+        from .training import use_bf16
+
+        x = _rows("x", x, self.d)
+        if self.nlist is not None and list_no is None:
+            list_no = _core.assign(
+                self.centroids(), np.ascontiguousarray(x, np.float32), 1, 1, get_num_threads()
+            )[0][:, 0]
+        if list_no is not None and (self.nlist is None or list_no.shape != (len(x),)):
+            raise ArgumentError(
+                f"list_no: expected shape ({len(x)},) and a codec with an IVF, "
+                f"got {list_no.shape} and nlist={self.nlist}"
+            )
+        width_default, beam_default = self.config.beam(self.K)
+        A = width_default if A is None else (self.K if A == 0 else min(A, self.K))
+        B = beam_default if B is None else B
+        device = resolve_device(device)
+        model = self._model(device)
+        dtype = torch.bfloat16 if use_bf16(bf16, device) else torch.float32
+        steps = compile_steps(model, dtype)
+        columns = self.M if self.nlist is None else self.M + 1
+        codes = np.empty((len(x), columns), np.uint8 if self.nlist is None else np.int32)
+        with _bar(len(x), progress) as bar:
+            for part in chunks(len(x), ENCODE_BATCH):
+                rows = (x[part].astype(np.float32) - self.mean) / np.float32(self.std)
+                lists = None if list_no is None else torch.from_numpy(list_no[part]).to(device)
+                batch = torch.from_numpy(rows).to(device)
+                codes[part] = beam_encode(model, steps, batch, lists, A, B)[0].cpu().numpy()
+                bar.update(len(rows))
+        return codes
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """codes (n, m) integers, m <= M (or M + 1 behind an IVF, the list first) -> (n, d) float32.
+
+        Fewer columns than M give the coarser reconstruction after so many steps. Raises
+        ValueError for a wrong shape or a code out of range.
+        """
+        codes = np.asarray(codes)
+        columns = self.M if self.nlist is None else self.M + 1
+        if codes.ndim != 2 or not 1 <= codes.shape[1] <= columns:
+            raise ArgumentError(f"codes: expected shape (n, 1..{columns}), got {codes.shape}")
+        if not np.issubdtype(codes.dtype, np.integer):
+            raise TypeError(f"codes: expected integers, got {codes.dtype}")
+        list_no = None
+        if self.nlist is not None:
+            list_no = np.ascontiguousarray(codes[:, 0], np.int64)
+            codes = codes[:, 1:]
+        if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < self.K:
+            raise ArgumentError(f"codes: expected values in 0..{self.K - 1}")
+        return self.decode_lists(list_no, np.ascontiguousarray(codes, np.uint8))
+
+    def decode_lists(self, list_no: np.ndarray | None, codes: np.ndarray) -> np.ndarray:
+        """As `decode`, with list_no (n,) int64 (-1: a NaN row) apart from codes (n, m) uint8."""
+        return _core.decode(self.weights, list_no, codes, get_num_threads())
+
+    def centroids(self) -> np.ndarray:
+        """The starting vectors in the input's space, (nlist or K, d) float32."""
+        return np.asarray(self.tensors["base"] * np.float32(self.std) + self.mean)
+
+    @property
+    def weights(self) -> _core.QincoWeights:
+        """The weights as the extension packs them, made once."""
+        if self._weights is None:
+            self._weights = self._pack()
+        return self._weights
+
+    def _pack(self) -> _core.QincoWeights:
+        t = self.tensors
+        packed = _core.QincoWeights(
+            self.nbits, self.nlist is not None, not self.config.qinco1, self.mean, self.std,
+            t["base"],
+        )  # fmt: skip
+        L, d_e, d_h = self.config.L, self.config.width(self.d), self.config.d_h
+        for m in range(self.M if self.nlist is not None else self.M - 1):
+            s = f"steps.{m}."
+            W = t[s + "concat.mlp.weight"]
+            if self.config.low_rank:
+                W = W @ t[s + "concat.down.weight"]
+            up = [t[f"{s}blocks.{i}.up.weight"] for i in range(L)]
+            down = [t[f"{s}blocks.{i}.down.weight"] for i in range(L)]
+            packed.add_step(
+                t[s + "codebook"],
+                t.get(s + "in_proj.weight"),
+                W,
+                t.get(s + "concat.mlp.bias"),
+                np.stack(up) if L else np.empty((0, d_h, d_e), np.float32),
+                np.stack(down) if L else np.empty((0, d_e, d_h), np.float32),
+                t.get(s + "out_proj.weight"),
+            )
+        return packed
+
+    def _model(self, device: str) -> QINCo:
+        import torch
+
+        from .model import QINCo
+
+        if device not in self._models:
+            model = QINCo(self.d, self.M, self.K, self.config, self.nlist)
+            model.load_state_dict({k: torch.tensor(v) for k, v in self.tensors.items()})
+            self._models[device] = model.to(device).eval()
+        return self._models[device]
+
+    # -- files --------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What a file holds: a JSON header and the tensors."""
+        header = {
+            "config": self.config.to_dict(),
+            "d": self.d,
+            "M": self.M,
+            "nbits": self.nbits,
+            "nlist": self.nlist,
+            "std": self.std,
+        }
+        return header, {"mean": self.mean, **self.tensors}
+
+    @classmethod
+    def from_state(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> QINCoCodec:
+        """Inverse of `state`. Raises FileFormatError where the parts do not fit together."""
+        try:
+            config = QINCoConfig.from_dict(header["config"])
+            d, M, nbits, nlist = (header[k] for k in ("d", "M", "nbits", "nlist"))
+            std = float(header["std"])
+            expected = _shapes(config, d, M, nbits, nlist)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"codec: bad header: {error!r}") from error
+        shapes = {k: v.shape for k, v in tensors.items()}
+        if shapes != expected:
+            wrong = sorted(set(shapes.items()) ^ set(expected.items()))
+            raise FileFormatError(f"codec: tensors do not fit the header: {wrong[:4]}")
+        if any(v.dtype != np.float32 for v in tensors.values()) or not 0 < std < np.inf:
+            raise FileFormatError("codec: expected float32 tensors and a positive std")
+        weights = {k: v for k, v in tensors.items() if k != "mean"}
+        return cls(config, M, nbits, nlist is not None, tensors["mean"], std, weights)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file (safetensors with a JSON header), atomically."""
+        write_tensors(path, "codec", *self.state())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> QINCoCodec:
+        """Read a model file. Raises RuntimeError for one missing, damaged or of another kind."""
+        return cls.from_state(*read_tensors(path, "codec"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return QINCoCodec.from_state, self.state()
+
+
+def _shapes(
+    config: QINCoConfig, d: int, M: int, nbits: int, nlist: int | None
+) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor of a codec, `mean` included."""
+    for name, value, low, high in (
+        ("d", d, 1, 1 << 20), ("M", M, 1, 1 << 10), ("nbits", nbits, 4, 8),
+        ("nlist", 1 if nlist is None else nlist, 1, 1 << 40), ("L", config.L, 0, 1 << 10),
+    ):  # fmt: skip
+        if not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name}: expected an integer in {low}..{high}, got {value!r}")
+    K, d_e, d_h = 1 << nbits, config.width(d), config.d_h
+    shapes: dict[str, tuple[int, ...]] = {
+        "mean": (d,),
+        "base": (K if nlist is None else nlist, d),
+    }
+    for m in range(M if nlist is not None else M - 1):
+        s = f"steps.{m}."
+        shapes[s + "codebook"] = (K, d)
+        if config.A > 0:
+            shapes[s + "preselect"] = (K, d)
+        if d_e != d:
+            shapes[s + "in_proj.weight"] = (d_e, d)
+            shapes[s + "out_proj.weight"] = (d, d_e)
+        if config.low_rank:
+            shapes[s + "concat.down.weight"] = (d_h, d_e + d)
+            shapes[s + "concat.mlp.weight"] = (d_e, d_h)
+        else:
+            shapes[s + "concat.mlp.weight"] = (d_e, d_e + d)
+            shapes[s + "concat.mlp.bias"] = (d_e,)
+        for i in range(config.L):
+            shapes[f"{s}blocks.{i}.up.weight"] = (d_h, d_e)
+            shapes[f"{s}blocks.{i}.down.weight"] = (d_e, d_h)
+    return shapes
+
+
+def _rows(name: str, x: np.ndarray, d: int) -> np.ndarray:
+    x = np.asarray(x)
+    if x.ndim != 2 or x.shape[1] != d:
+        raise ArgumentError(f"{name}: expected shape (n, {d}), got {x.shape}")
+    return x
+
+
+def _bar(n: int, progress: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=n, desc="encoding", unit="vector", unit_scale=True, disable=not progress)

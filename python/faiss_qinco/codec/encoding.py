@@ -1,0 +1,114 @@
+"""Beam-search encoding in torch (QINCo2, arXiv 2501.03078, section 3.2 and algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .model import QINCo, Step
+
+ROWS = 8192  # candidates evaluated at a time: activations stay in cache on a CPU
+
+
+class CompiledStep:
+    """A step's weights for inference: what depends on the codeword alone is one (K, d_e) table,
+    T = u + W_u·u + b with u = In·c, so that z = T[k] + W_x·x̂ before the residual blocks."""
+
+    def __init__(self, step: Step, dtype: torch.dtype) -> None:
+        c = step.codebook
+        u = c if step.in_proj is None else step.in_proj(c)
+        W = step.concat.weight()
+        W_u, W_x = W[:, : u.shape[1]], W[:, u.shape[1] :]
+        table = torch.addmm(u, u, W_u.T)
+        if step.concat.mlp.bias is not None:
+            table = table + step.concat.mlp.bias
+        self.table = table.to(dtype)
+        self.codebook = c.to(dtype)
+        self.W_x = W_x.T.to(dtype)
+        self.blocks = [(b.up.weight.T.to(dtype), b.down.weight.T.to(dtype)) for b in step.blocks]
+        self.out = None if step.out_proj is None else step.out_proj.weight.T.to(dtype)
+        self.skip = not step.qinco1
+        # |r - p|² ranks as |p|² - 2 <r, p>
+        self.preselect = None
+        if step.preselect is not None:
+            self.preselect = (step.preselect.to(dtype), step.preselect.square().sum(1) * 0.5)
+
+    def preselected(self, e: Tensor, A: int) -> Tensor:
+        """(rows, d) errors x̂ - x -> (rows, A) codewords nearest to -e before the network."""
+        if self.codebook.shape[0] == A:
+            return torch.arange(A, device=e.device).expand(e.shape[0], A)
+        assert self.preselect is not None
+        codewords, half_norms = self.preselect
+        score = half_norms + (e.to(codewords.dtype) @ codewords.T).float()
+        return score.topk(A, dim=1, largest=False, sorted=False).indices
+
+    def errors(self, e: Tensor, x_hat: Tensor, k: Tensor) -> Tensor:
+        """Error vectors x̂ + f(c_k, x̂) - x of the candidates.
+
+        e = x̂ - x and x_hat (rows, d) float32, k (rows, A) -> (rows, A, d) in the model's dtype.
+        """
+        rows, A = k.shape
+        flat = k.flatten()
+        z = self.table.index_select(0, flat)
+        z.view(rows, A, -1).add_((x_hat.to(z.dtype) @ self.W_x)[:, None])
+        for up, down in self.blocks:
+            z.addmm_((z @ up).relu_(), down)
+        f = z if self.out is None else z @ self.out
+        if self.skip:
+            f.add_(self.codebook.index_select(0, flat))
+        return f.view(rows, A, -1).add_(e.to(f.dtype)[:, None])
+
+
+@torch.no_grad()
+def compile_steps(model: QINCo, dtype: torch.dtype) -> list[CompiledStep]:
+    """Inference weights of every step, in `dtype`."""
+    return [CompiledStep(step, dtype) for step in model.steps]
+
+
+@torch.no_grad()
+def beam_encode(
+    model: QINCo, steps: list[CompiledStep], x: Tensor, lists: Tensor | None, A: int, B: int
+) -> tuple[Tensor, Tensor]:
+    """Encode normalised vectors.
+
+    x (n, d) float32; lists (n,) int64 with an IVF, else None (the first code is then searched as
+    well); A candidates per hypothesis, B hypotheses. Returns codes (n, 1 + n_steps) int64, the
+    base first, and the squared error (n,) in normalised space as the encoder saw it.
+    """
+    n, d = x.shape
+    if lists is not None:
+        codes = lists[:, None, None]  # (n, hypotheses, steps so far)
+    else:
+        base = model.base
+        score = base.square().sum(1) - 2 * x @ base.T
+        codes = score.topk(min(B, base.shape[0]), dim=1, largest=False).indices[:, :, None]
+    e = model.base[codes[:, :, 0]] - x[:, None]
+    for m, step in enumerate(steps):
+        hypotheses = codes.shape[1]
+        width = min(max(A, B) if hypotheses == 1 else A, step.codebook.shape[0])
+        keep = 1 if m == len(steps) - 1 else min(B, hypotheses * width)
+        new_codes = torch.empty(n, keep, m + 2, dtype=torch.int64, device=x.device)
+        new_e = torch.empty(n, keep, d, device=x.device)
+        chunk = max(1, ROWS // (hypotheses * width))
+        for i in range(0, n, chunk):
+            part = slice(i, i + chunk)
+            e_part, x_part = e[part], x[part, None]
+            rows = e_part.reshape(-1, d)
+            k = step.preselected(rows, width)
+            cand = step.errors(rows, (x_part + e_part).view(-1, d), k)
+            cand = cand.view(e_part.shape[0], -1, d)
+            err = torch.linalg.vector_norm(cand, dim=2, dtype=torch.float32)
+            best = err.topk(keep, dim=1, largest=False).indices
+            parent = best // width
+            last = k.reshape(e_part.shape[0], -1).gather(1, best)
+            new_e[part] = cand.gather(1, best[:, :, None].expand(-1, -1, d))
+            old = codes[part].gather(1, parent[:, :, None].expand(-1, -1, m + 1))
+            new_codes[part] = torch.cat((old, last[:, :, None]), dim=2)
+        codes, e = new_codes, new_e
+    return codes[:, 0], e[:, 0].square().sum(1)
+
+
+def chunks(n: int, size: int) -> Iterable[slice]:
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import faiss_qinco as fq
+import numpy as np
+import pytest
+
+from . import reference
+from .test_model import CONFIGS, random_codec
+
+
+@pytest.mark.parametrize("nlist", [7, None], ids=["ivf", "flat"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_hypothesis_over_all_codewords_is_greedy(name, nlist):
+    codec = random_codec(CONFIGS[name], nlist=nlist)
+    x = np.random.default_rng(5).standard_normal((6, codec.d)).astype(np.float32)
+    list_no = None if nlist is None else np.arange(6, dtype=np.int64)
+    codes = codec.encode(x, list_no, A=0, B=1, bf16=False)
+    for i, row in enumerate((x - codec.mean) / codec.std):
+        base = i if nlist is not None else int(codes[i, 0])
+        assert reference.greedy_encode(codec, row.astype(np.float64), base) == codes[i].tolist()
+        if nlist is None:  # the first code is the nearest codeword
+            assert base == np.square(codec.tensors["base"] - row).sum(1).argmin()
+
+
+def test_more_search_gives_less_error(trained, base):
+    codec = fq.deserialize_index(trained[1]).codec
+    x = base[:500]
+
+    def error(**kwargs):
+        return np.square(codec.decode(codec.encode(x, **kwargs)) - x).sum(1).mean()
+
+    narrow, middle, wide = error(A=2, B=1), error(A=8, B=4), error(A=16, B=16)
+    assert narrow > middle > wide
+
+
+def test_bf16_search_costs_little(trained, base):
+    codec = fq.deserialize_index(trained[1]).codec
+    x = base[:500]
+    errors = [
+        np.square(codec.decode(codec.encode(x, bf16=bf16)) - x).sum(1).mean()
+        for bf16 in (False, True)
+    ]
+    assert abs(errors[1] / errors[0] - 1) < 0.01
+
+
+def test_default_list_is_the_nearest_centroid(trained, base):
+    codec = fq.deserialize_index(trained[1]).codec
+    x = base[:200]
+    distance = np.square(x[:, None] - codec.centroids()).sum(2)
+    np.testing.assert_array_equal(codec.encode(x)[:, 0], distance.argmin(1))
+
+
+def test_encode_refuses_wrong_shapes(trained, base):
+    codec = fq.deserialize_index(trained[1]).codec
+    with pytest.raises(ValueError, match="x: expected shape"):
+        codec.encode(base[:3, :64])
+    with pytest.raises(ValueError, match="list_no"):
+        codec.encode(base[:3], np.zeros(2, np.int64))
+
+
+def test_no_vectors(trained):
+    codec = fq.deserialize_index(trained[1]).codec
+    assert codec.encode(np.empty((0, 128), np.float32)).shape == (0, 5)
+    assert codec.decode(np.empty((0, 5), np.int32)).shape == (0, 128)
