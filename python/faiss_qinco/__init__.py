@@ -1,0 +1,30 @@
+"""faiss_qinco: FAISS-style indexes with implicit neural codebooks (QINCo, QINCo2)."""
+
+from ._core import simd_level, simd_levels
+from .codec.codec import QINCoCodec
+from .codec.config import QINCoConfig, TrainingConfig
+from .factory import index_factory
+from .index import IndexIVFQINCo, IndexQINCo
+from .params import SearchParametersIVFQINCo
+from .storage.index_file import deserialize_index, read_index, serialize_index, write_index
+from .threads import get_num_threads, set_num_threads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IndexIVFQINCo",
+    "IndexQINCo",
+    "QINCoCodec",
+    "QINCoConfig",
+    "SearchParametersIVFQINCo",
+    "TrainingConfig",
+    "deserialize_index",
+    "get_num_threads",
+    "index_factory",
+    "read_index",
+    "serialize_index",
+    "set_num_threads",
+    "simd_level",
+    "simd_levels",
+    "write_index",
+]

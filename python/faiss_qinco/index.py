@@ -1,0 +1,701 @@
+"""`IndexIVFQINCo` and `IndexQINCo`: state, and the order of the rooms.
+
+Build:  x -> coarse clustering -> codec training -> additive codebooks   (train)
+        x -> coarse assignment -> beam encoding -> bias -> inverted lists (add)
+Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking -> D, I,
+        one call of the extension.
+
+All distances are squared L2, or inner products. Where FAISS has a behaviour, it is FAISS's.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import faiss
+import numpy as np
+
+from . import _core
+from .arrays import as_ids, as_matrix, check_buffer, filled
+from .codec.additive import AdditiveFit
+from .codec.codec import QINCoCodec
+from .codec.config import QINCoConfig, TrainingConfig, resolve_config
+from .errors import ArgumentError
+from .params import SearchParametersIVFQINCo, resolve_params, size
+from .threads import get_num_threads
+
+ADDITIVE_POINTS_PER_CODEWORD = 50  # training vectors, per unknown codeword of the M·K
+PROGRESS_VECTORS = 50_000  # `add` shows a progress bar from here on
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What training gives."""
+
+    codec: QINCoCodec
+    centroids: np.ndarray  # (nlist, d) float32, what the additive codebooks' residuals are to
+    additive: np.ndarray  # (M, K, d) float32
+    tables: _core.AdditiveTables  # the same, packed
+
+    @staticmethod
+    def of(codec: QINCoCodec, centroids: np.ndarray, additive: np.ndarray) -> _Trained:
+        return _Trained(codec, centroids, additive, _core.AdditiveTables(additive))
+
+
+class _QINCoIndex(ABC):
+    """What the two indexes share: inverted lists of QINCo codes, tables, codec and search."""
+
+    __slots__ = (
+        "M", "_config", "_nshort", "_trained", "d", "lists", "metric_arg", "metric_type", "nbits",
+        "nlist", "ntotal", "training", "verbose",
+    )  # fmt: skip  # fmt: skip
+
+    _ivf: ClassVar[bool]
+
+    def __init__(
+        self,
+        d: int,
+        nlist: int,
+        M: int,
+        nbits: int,
+        metric: int,
+        config: str | QINCoConfig,
+        training: TrainingConfig | None,
+    ) -> None:
+        for name, value, low, high in (
+            ("d", d, 1, 1 << 20), ("nlist", nlist, 1, 1 << 40), ("M", M, 1, 64),
+            ("nbits", nbits, 4, 8),
+        ):  # fmt: skip
+            if not low <= size(name, value) <= high:
+                raise ValueError(f"{name}: expected {low}..{high}, got {value!r}")
+        if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
+            raise ValueError(f"metric: expected METRIC_L2 or METRIC_INNER_PRODUCT, got {metric!r}")
+        self.d, self.nlist, self.M, self.nbits = int(d), int(nlist), int(M), int(nbits)
+        self.metric_type, self.metric_arg, self.verbose = int(metric), 0.0, False
+        self.training = training or TrainingConfig()
+        self._config = config if config == "auto" else resolve_config(config)
+        self._nshort = 100
+        self.ntotal = 0
+        self._trained: _Trained | None = None
+        self.lists = _core.InvertedLists(self.nlist, self.M, self.nbits)
+
+    @property
+    def is_trained(self) -> bool:
+        return self._trained is not None
+
+    @property
+    def codec(self) -> QINCoCodec | None:
+        """The trained codec, None until trained."""
+        return None if self._trained is None else self._trained.codec
+
+    @property
+    def config(self) -> str | QINCoConfig:
+        """The codec's sizes, or "auto" until trained."""
+        return self._config if self.codec is None else self.codec.config
+
+    @property
+    def nshort(self) -> int:
+        """Vectors of the shortlist to re-rank with the neural codebooks; 0: none. Default 100."""
+        return self._nshort
+
+    @nshort.setter
+    def nshort(self, value: int) -> None:
+        self._nshort = size("nshort", value)
+
+    @property
+    def code_size(self) -> int:
+        """Bytes per code: ceil(M * nbits / 8)."""
+        return int(self.lists.code_size)
+
+    # -- what the two indexes do differently --------------------------------------------------
+
+    @abstractmethod
+    def _coarse_train(self, x: np.ndarray, codec: QINCoCodec | None = None) -> np.ndarray | None:
+        """Train the coarse quantizer, or give it the codec's centroids; returns them (nlist, d),
+        or None for a flat index."""
+
+    @abstractmethod
+    def _list_numbers(self, x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+        """(n, d) finite float32, (nlist, d) -> (n,) int64."""
+
+    @abstractmethod
+    def _probed(
+        self, x: np.ndarray, params: SearchParametersIVFQINCo
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Coarse result (n, nprobe) list numbers and distances, or Nones: from the centroids."""
+
+    # -- build --------------------------------------------------------------------------------
+
+    def train(self, x: np.ndarray) -> None:
+        """Train on x (n, d), any real dtype: coarse quantizer, codec, additive codebooks.
+
+        Shows progress; see `TrainingConfig` for time budget, checkpoint and resume.
+
+        Raises RuntimeError for NaN or inf, for fewer vectors than lists or codewords, and when
+        the error diverges; the index then stays untrained.
+        """
+        x = self._check_training(x)
+        if self.is_trained:
+            return
+        centroids = self._coarse_train(x)
+        list_no = None if centroids is None else self._list_numbers(x, centroids)
+        codec = QINCoCodec.train(
+            x, self.M, self.nbits, self._config, self.training, centroids, list_no
+        )
+        self._trained = self._fit(x, codec, centroids, list_no)
+
+    def train_from_codec(self, x: np.ndarray, codec: QINCoCodec) -> None:
+        """Become trained with a codec that is trained already: only the additive codebooks are
+        fitted, to x (n, d).
+
+        The coarse quantizer must hold the codec's centroids, or be empty; it then gets them.
+        Raises ValueError where codec and index do not fit together, RuntimeError as `train`.
+        """
+        x = self._check_training(x)
+        expected = (self.d, self.M, self.nbits, self.nlist if self._ivf else None)
+        found = (codec.d, codec.M, codec.nbits, codec.nlist)
+        if found != expected:
+            raise ValueError(f"codec: expected (d, M, nbits, nlist) {expected}, got {found}")
+        centroids = self._coarse_train(x, codec)
+        list_no = None if centroids is None else self._list_numbers(x, centroids)
+        self._trained = self._fit(x, codec, centroids, list_no)
+
+    def _check_training(self, x: np.ndarray) -> np.ndarray:
+        x = as_matrix(x, self.d)
+        if len(x) < max(self.nlist, 1 << self.nbits):
+            raise RuntimeError(
+                f"x: {len(x)} training vectors are fewer than nlist={self.nlist} or "
+                f"{1 << self.nbits} codewords"
+            )
+        if not np.isfinite(x).all():
+            raise RuntimeError("x: training vectors contain NaN or inf")
+        return x
+
+    def _fit(
+        self,
+        x: np.ndarray,
+        codec: QINCoCodec,
+        centroids: np.ndarray | None,
+        list_no: np.ndarray | None,
+    ) -> _Trained:
+        """Fit the additive codebooks to the codes of training vectors."""
+        if centroids is None:
+            centroids = codec.mean[None]
+        n = min(len(x), ADDITIVE_POINTS_PER_CODEWORD * self.M * codec.K)
+        rows = np.sort(np.random.default_rng(self.training.seed).permutation(len(x))[:n])
+        fit = AdditiveFit(self.M, codec.K, self.d)
+        chosen = np.zeros(n, np.int64) if list_no is None else list_no[rows]
+        progress = self.training.progress and n >= PROGRESS_VECTORS
+        codes = codec.encode(
+            x[rows], None if list_no is None else chosen, device=self.training.device,
+            progress=progress,
+        )[:, -self.M :]  # fmt: skip
+        step = 1 << 16
+        for i in range(0, n, step):
+            part = slice(i, i + step)
+            fit.update(codes[part], x[rows[part]] - centroids[chosen[part]])
+        return _Trained.of(codec, centroids, fit.solve())
+
+    def add(self, x: np.ndarray) -> None:
+        """Encode and store x (n, d); ids follow on from ntotal.
+
+        A row with NaN or inf takes an id but is never found; `reconstruct_n` gives NaN for it.
+        All or nothing: on an error or Ctrl-C the index is as before. Raises RuntimeError if
+        untrained, ValueError (also an AssertionError) for a wrong dimension.
+        """
+        self._add(x)
+
+    def _add(self, x: np.ndarray, xids: np.ndarray | None = None) -> np.ndarray:
+        """Returns the position of each vector, list_no << 32 | offset, or -1."""
+        trained, x = self._check_trained(), as_matrix(x, self.d)
+        ids = np.arange(self.ntotal, self.ntotal + len(x), dtype=np.int64)
+        if xids is not None:
+            ids = as_ids(xids, len(x))
+        list_no, codes = self._encode(x, self.training.progress and len(x) >= PROGRESS_VECTORS)
+        bias = np.zeros(len(x), np.float32)
+        if self.metric_type == faiss.METRIC_L2:
+            bias = trained.tables.bias(trained.centroids, list_no, codes, get_num_threads())
+        offset = self.lists.add(list_no, codes, bias, ids)
+        self.ntotal += len(x)
+        return np.where(offset < 0, -1, list_no << 32 | offset)
+
+    def _encode(self, x: np.ndarray, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """(n, d) -> list_no (n,) int64, -1 for rows that are not finite, and codes (n, M) uint8."""
+        trained = self._check_trained()
+        list_no = np.full(len(x), -1, np.int64)
+        codes = np.zeros((len(x), self.M), np.uint8)
+        finite = np.isfinite(x).all(axis=1)
+        rows = x if finite.all() else x[finite]
+        if len(rows):
+            found = self._list_numbers(rows, trained.centroids)
+            encoded = trained.codec.encode(
+                rows, found if self._ivf else None,
+                device=self.training.device, progress=progress,
+            )  # fmt: skip
+            list_no[finite], codes[finite] = found, encoded[:, -self.M :]
+        return list_no, codes
+
+    def reset(self) -> None:
+        """Forget all vectors; the training stays."""
+        self.lists.reset()
+        self.ntotal = 0
+
+    # -- search -------------------------------------------------------------------------------
+
+    def search(
+        self,
+        x: np.ndarray,
+        k: int,
+        *,
+        params: Any = None,
+        D: np.ndarray | None = None,
+        I: np.ndarray | None = None,
+        numeric_type: Any = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest stored vectors of each query.
+
+        Parameters
+        ----------
+        x : (n, d) queries, any real dtype.
+        k : results per query.
+        params : `SearchParametersIVFQINCo` (or `faiss.SearchParametersIVF`); None: the index's
+            nprobe and nshort.
+        D, I : buffers (n, k) float32 and int64 to fill and return.
+
+        Returns
+        -------
+        D (n, k) float32: squared L2 distance (or inner product) between the query and what
+        `reconstruct` returns, best first; with nshort 0 the additive distance. I (n, k) int64.
+        Missing results, and queries with NaN or inf, have id -1 and D = ±FLT_MAX.
+
+        Raises
+        ------
+        RuntimeError if untrained, nprobe is 0 or params are another index's; ValueError (also
+        an AssertionError) for a wrong dimension, k < 1 or buffers of a wrong shape; TypeError for
+        k or buffers of a wrong type.
+        """
+        trained, x = self._check_trained(), as_matrix(x, self.d)
+        k = operator.index(k)
+        if k <= 0:
+            raise ArgumentError(f"k: expected at least 1, got {k}")
+        shape = (len(x), k)
+        params = resolve_params(params, self._nprobe_default(), self._nshort)
+        if params.nprobe == 0:
+            raise RuntimeError("nprobe: expected at least 1, got 0")
+        for name, buffer, dtype in (("D", D, np.float32), ("I", I, np.int64)):
+            check_buffer(name, buffer, shape, dtype)
+        list_no, distance = self._probed(x, params)
+        new_D, new_I = _core.search(
+            self.lists,
+            trained.centroids,
+            list_no,
+            distance,
+            trained.tables,
+            trained.codec.weights if params.nshort else None,
+            x,
+            k,
+            min(params.nprobe, self.nlist),
+            params.nshort,
+            self.metric_type,
+            None if params.sel is None else self._selected(params.sel),
+            get_num_threads(),
+        )
+        return filled(D, new_D), filled(I, new_I)
+
+    def assign(self, x: np.ndarray, k: int, labels: np.ndarray | None = None) -> np.ndarray:
+        """The ids (n, k) of `search`."""
+        return self.search(x, k, I=labels)[1]
+
+    def _nprobe_default(self) -> int:
+        return 1
+
+    def _selected(self, sel: Any) -> np.ndarray:
+        """One byte per stored vector, in list order: whether `sel` accepts its id."""
+        ids = self.lists.export()[2]
+        return np.fromiter((bool(sel.is_member(int(i))) for i in ids), np.uint8, len(ids))
+
+    # -- reconstruction -----------------------------------------------------------------------
+
+    def reconstruct_n(self, n0: int = 0, ni: int = -1, x: np.ndarray | None = None) -> np.ndarray:
+        """The decoded vectors of ids n0 .. n0+ni-1, (ni, d) float32; ni = -1: all from n0.
+
+        NaN where no vector has the id. Raises RuntimeError out of bounds or untrained.
+        """
+        ni = self.ntotal - n0 if ni == -1 else ni
+        if ni < 0 or n0 < 0 or n0 + ni > self.ntotal:
+            raise RuntimeError(f"ids {n0}..{n0 + ni - 1} are not all in 0..{self.ntotal - 1}")
+        check_buffer("x", x, (ni, self.d), np.float32)
+        if ni == 0:
+            return filled(x, np.empty((0, self.d), np.float32))
+        return filled(x, self._decode_at(*self.lists.locate(n0, ni)))
+
+    def _decode_at(self, list_no: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        out = np.full((len(list_no), self.d), np.nan, np.float32)
+        found = list_no >= 0
+        if found.any():
+            codes = self.lists.gather(list_no[found], offset[found])
+            out[found] = self._decode(list_no[found], codes)
+        return out
+
+    def _decode(self, list_no: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        codec = self._check_trained().codec
+        return codec.decode_lists(list_no if self._ivf else None, codes)
+
+    # -- codes --------------------------------------------------------------------------------
+
+    def sa_code_size(self) -> int:
+        """Bytes per vector of `sa_encode`."""
+        return self.code_size + self._coarse_bytes()
+
+    def _coarse_bytes(self) -> int:
+        return 0
+
+    def sa_encode(self, x: np.ndarray) -> np.ndarray:
+        """x (n, d) -> (n, sa_code_size()) uint8: the list number, little-endian, then the code.
+
+        Raises RuntimeError if untrained or for NaN or inf.
+        """
+        list_no, codes = self._encode(as_matrix(x, self.d))
+        if (list_no < 0).any():
+            raise RuntimeError("x: vectors with NaN or inf have no code")
+        coarse = np.ascontiguousarray(list_no, "<i8")[:, None].view(np.uint8)
+        packed = _core.pack_codes(codes, self.nbits)
+        return np.hstack((coarse[:, : self._coarse_bytes()], packed))
+
+    def sa_decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes of `sa_encode` -> (n, d) float32, what `reconstruct` gives for such vectors.
+
+        Raises TypeError unless uint8, ValueError (also an AssertionError) for a wrong width,
+        RuntimeError if untrained or for a list number out of range.
+        """
+        self._check_trained()
+        if codes.dtype != np.uint8:
+            raise TypeError(f"codes: expected uint8, got {codes.dtype}")
+        if codes.ndim != 2 or codes.shape[1] != self.sa_code_size():
+            raise ArgumentError(
+                f"codes: expected shape (n, {self.sa_code_size()}), got {codes.shape}"
+            )
+        width = self._coarse_bytes()
+        coarse = np.zeros((len(codes), 8), np.uint8)
+        coarse[:, :width] = codes[:, :width]
+        list_no = coarse.view("<i8")[:, 0].astype(np.int64)
+        if len(list_no) and not 0 <= list_no.min() <= list_no.max() < self.nlist:
+            raise RuntimeError(f"codes: a list number is not in 0..{self.nlist - 1}")
+        packed = np.ascontiguousarray(codes[:, width:])
+        return self._decode(list_no, _core.unpack_codes(packed, self.M, self.nbits))
+
+    def _check_trained(self) -> _Trained:
+        if self._trained is None:
+            raise RuntimeError(f"{type(self).__name__} is not trained")
+        return self._trained
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What a file holds: a JSON header and tensors."""
+        header: dict[str, Any] = {
+            "type": type(self).__name__,
+            **{k: getattr(self, k) for k in ("d", "nlist", "M", "nbits", "ntotal", "nshort")},
+            "metric": self.metric_type,
+            "is_trained": self.is_trained,
+            "config": self._config if isinstance(self._config, str) else self._config.to_dict(),
+        }
+        codes, bias, ids = self.lists.export()
+        tensors: dict[str, np.ndarray] = {
+            "sizes": self.lists.sizes(),
+            "codes": codes,
+            "bias": bias,
+            "ids": ids,
+        }
+        if self._trained is not None:
+            header["codec"], codec = self._trained.codec.state()
+            tensors |= {f"codec.{k}": v for k, v in codec.items()}
+            tensors["centroids"] = self._trained.centroids
+            tensors["additive"] = self._trained.additive
+        return header, tensors
+
+    def _restore(self, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        """The rest of `from_state`: everything but what the constructor took."""
+        self.nshort, self.ntotal = header["nshort"], size("ntotal", header["ntotal"])
+        if header["is_trained"]:
+            parts = {k[6:]: v for k, v in tensors.items() if k.startswith("codec.")}
+            codec = QINCoCodec.from_state(header["codec"], parts)
+            centroids, additive = tensors["centroids"], tensors["additive"]
+            if (codec.d, codec.M, codec.nbits) != (self.d, self.M, self.nbits):
+                raise ValueError("the codec is not of the index's size")
+            if centroids.shape != (self.nlist, self.d) or centroids.dtype != np.float32:
+                raise ValueError("centroids do not fit the index")
+            if additive.shape != (self.M, codec.K, self.d) or additive.dtype != np.float32:
+                raise ValueError("additive codebooks do not fit the index")
+            self._trained = _Trained.of(codec, centroids, additive)
+        self.lists.import_(tensors["sizes"], tensors["codes"], tensors["bias"], tensors["ids"])
+        if self.lists.ntotal > self.ntotal:
+            raise ValueError("more vectors in the lists than ntotal")
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Any:
+        """Inverse of `state`. Raises KeyError, TypeError or ValueError where they do not fit."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_state, self.state()
+
+    def __copy__(self) -> Any:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return type(self).from_state(*self.state())
+
+
+class IndexQINCo(_QINCoIndex):
+    """Flat index of QINCo codes: the shortlist is found by tables over all vectors.
+
+    Parameters
+    ----------
+    d, M, nbits : dimension, codes per vector (1..64), bits per code (4..8).
+    metric : faiss.METRIC_L2 or METRIC_INNER_PRODUCT.
+    config : preset name ("XS", "S", "M", "L"), "auto" or QINCoConfig.
+    training : TrainingConfig.
+
+    Raises ValueError for a size out of range, an unknown metric or preset.
+    """
+
+    __slots__ = ()
+    _ivf = False
+
+    def __init__(
+        self,
+        d: int,
+        M: int,
+        nbits: int = 8,
+        metric: int = faiss.METRIC_L2,
+        config: str | QINCoConfig = "S",
+        training: TrainingConfig | None = None,
+    ) -> None:
+        super().__init__(d, 1, M, nbits, metric, config, training)
+
+    def _coarse_train(self, x: np.ndarray, codec: QINCoCodec | None = None) -> None:
+        return None
+
+    def _list_numbers(self, x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+        return np.zeros(len(x), np.int64)
+
+    def _probed(self, x: np.ndarray, params: SearchParametersIVFQINCo) -> tuple[None, None]:
+        return None, None
+
+    def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
+        """The decoded vector (d,) float32 of an id. Raises RuntimeError for an id out of range."""
+        check_buffer("x", x, (self.d,), np.float32)
+        return filled(x, self.reconstruct_n(key, 1)[0])
+
+    @classmethod
+    def from_state(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> IndexQINCo:
+        """Inverse of `state`. Raises KeyError, TypeError or ValueError where they do not fit."""
+        index = cls(
+            header["d"], header["M"], header["nbits"], header["metric"], _config(header["config"])
+        )
+        index._restore(header, tensors)
+        return index
+
+
+class IndexIVFQINCo(_QINCoIndex):
+    """Inverted-file index of QINCo codes.
+
+    Parameters
+    ----------
+    quantizer : any faiss index for vectors of dimension d; finds the lists to visit.
+    d, nlist : dimension, number of inverted lists.
+    M, nbits : codes per vector (1..64), bits per code (4..8).
+    metric : faiss.METRIC_L2 or METRIC_INNER_PRODUCT.
+    config : preset name ("XS", "S", "M", "L"), "auto" or QINCoConfig.
+    training : TrainingConfig.
+
+    Attributes
+    ----------
+    nprobe : lists to visit per query, default 1. nshort : vectors to re-rank, default 100.
+    cp : faiss.ClusteringParameters of the coarse clustering. codec : QINCoCodec once trained.
+    d, ntotal, is_trained, metric_type, nlist, M, nbits, code_size, quantizer as in FAISS.
+
+    Raises ValueError for a size out of range, an unknown metric or preset, or a quantizer of
+    another dimension; TypeError if `quantizer` is not a faiss index.
+    """
+
+    __slots__ = ("_map", "_nprobe", "cp", "own_fields", "parallel_mode", "quantizer")
+    _ivf = True
+
+    def __init__(
+        self,
+        quantizer: faiss.Index,
+        d: int,
+        nlist: int,
+        M: int,
+        nbits: int = 8,
+        metric: int = faiss.METRIC_L2,
+        config: str | QINCoConfig = "S",
+        training: TrainingConfig | None = None,
+    ) -> None:
+        super().__init__(d, nlist, M, nbits, metric, config, training)
+        if not isinstance(quantizer, faiss.Index):
+            raise TypeError(f"quantizer: expected a faiss.Index, got {type(quantizer)}")
+        if quantizer.d != d:
+            raise ArgumentError(f"quantizer: expected d={d}, got d={quantizer.d}")
+        self.quantizer = quantizer
+        self._nprobe, self.own_fields, self.parallel_mode = 1, True, 0
+        self.cp = faiss.ClusteringParameters()
+        self.cp.niter = 10
+        self.cp.spherical = metric == faiss.METRIC_INNER_PRODUCT
+        self._map: np.ndarray | None = None  # id -> list_no << 32 | offset
+
+    @property
+    def nprobe(self) -> int:
+        """Lists to visit per query; more than nlist means all."""
+        return self._nprobe
+
+    @nprobe.setter
+    def nprobe(self, value: int) -> None:
+        self._nprobe = size("nprobe", value)
+
+    def _nprobe_default(self) -> int:
+        return self._nprobe
+
+    # -- coarse -------------------------------------------------------------------------------
+
+    def _coarse_train(self, x: np.ndarray, codec: QINCoCodec | None = None) -> np.ndarray:
+        if not (self.quantizer.is_trained and self.quantizer.ntotal == self.nlist):
+            centroids = self._cluster(x) if codec is None else codec.centroids()
+            self.quantizer.reset()
+            if not self.quantizer.is_trained:
+                self.quantizer.train(centroids)
+            self.quantizer.add(centroids)
+        centroids = np.ascontiguousarray(self.quantizer.reconstruct_n(0, self.nlist), np.float32)
+        if codec is not None and not np.allclose(
+            centroids, codec.centroids(), rtol=1e-3, atol=1e-3 * codec.std
+        ):
+            raise ValueError("quantizer: its centroids are not the codec's")
+        return centroids
+
+    def _cluster(self, x: np.ndarray) -> np.ndarray:
+        self.cp.verbose = self.verbose
+        clustering = faiss.Clustering(self.d, self.nlist, self.cp)
+        clustering.train(x, faiss.IndexFlat(self.d, self.metric_type))
+        return faiss.vector_to_array(clustering.centroids).reshape(self.nlist, self.d)
+
+    def _flat(self) -> bool:
+        """Whether the extension can take the quantizer's place."""
+        quantizer = faiss.downcast_index(self.quantizer)
+        kinds = (faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP)
+        return type(quantizer) in kinds and quantizer.metric_type == self.metric_type
+
+    def _list_numbers(self, x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+        if not self._flat():
+            return np.ascontiguousarray(self.quantizer.search(x, 1)[1][:, 0])
+        return _core.assign(centroids, x, 1, self.metric_type, get_num_threads())[0][:, 0]
+
+    def _probed(
+        self, x: np.ndarray, params: SearchParametersIVFQINCo
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if self._flat() and params.quantizer_params is None:
+            return None, None
+        nprobe = min(params.nprobe, self.nlist)
+        distance, list_no = self.quantizer.search(x, nprobe, params=params.quantizer_params)
+        same = self.quantizer.metric_type == self.metric_type
+        return list_no, distance if same else None
+
+    # -- ids ----------------------------------------------------------------------------------
+
+    def add(self, x: np.ndarray) -> None:
+        position = self._add(x)
+        if self._map is not None:
+            self._map = np.append(self._map, position)
+
+    add.__doc__ = _QINCoIndex.add.__doc__
+
+    def add_with_ids(self, x: np.ndarray, xids: np.ndarray) -> None:
+        """As `add`, with ids xids (n,), cast to int64; any values, duplicates kept.
+
+        Raises as `add`, ValueError (also an AssertionError) for a wrong shape of xids, and
+        RuntimeError with a direct map.
+        """
+        if self._map is not None:
+            raise RuntimeError("add_with_ids does not work with a direct map; clear it first")
+        self._add(x, xids)
+
+    def reset(self) -> None:
+        super().reset()
+        if self._map is not None:
+            self._map = np.empty(0, np.int64)
+
+    def make_direct_map(self, new_maintain_direct_map: bool = True) -> None:
+        """Keep a table from id to position, for `reconstruct`; False: drop it.
+
+        Raises RuntimeError unless the ids are 0 .. ntotal-1.
+        """
+        if not new_maintain_direct_map:
+            self._map = None
+            return
+        list_no, offset = self.lists.locate(0, self.ntotal)
+        found = list_no >= 0
+        if int(found.sum()) != self.lists.ntotal:
+            raise RuntimeError("a direct map needs the sequential ids that `add` gives")
+        self._map = np.where(found, list_no << 32 | offset, -1)
+
+    def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
+        """The decoded vector (d,) float32 of an id.
+
+        Raises RuntimeError without a direct map, or where no vector has the id.
+        """
+        check_buffer("x", x, (self.d,), np.float32)
+        if self._map is None:
+            raise RuntimeError("direct map not initialized: call make_direct_map first")
+        if not 0 <= key < len(self._map) or self._map[key] < 0:
+            raise RuntimeError(f"key: no vector with id {key}")
+        position = self._map[key : key + 1]
+        return filled(x, self._decode_at(position >> 32, position & 0xFFFFFFFF)[0])
+
+    # -- codes --------------------------------------------------------------------------------
+
+    def coarse_code_size(self) -> int:
+        """Bytes of a list number in `sa_encode`."""
+        return ((self.nlist - 1).bit_length() + 7) // 8
+
+    _coarse_bytes = coarse_code_size
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        header, tensors = super().state()
+        header |= {"nprobe": self.nprobe, "direct_map": self._map is not None}
+        header["cp"] = {
+            name: getattr(self.cp, name)
+            for name in ("niter", "nredo", "spherical", "seed", "min_points_per_centroid",
+                         "max_points_per_centroid", "int_centroids", "frozen_centroids")
+        }  # fmt: skip
+        tensors["quantizer"] = faiss.serialize_index(self.quantizer)
+        return header, tensors
+
+    @classmethod
+    def from_state(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> IndexIVFQINCo:
+        """Inverse of `state`. Raises KeyError, TypeError or ValueError where they do not fit."""
+        if tensors["sizes"].shape != (header["nlist"],):
+            raise ValueError("the list sizes do not fit nlist")
+        quantizer = faiss.deserialize_index(np.array(tensors["quantizer"]))
+        index = cls(
+            quantizer, header["d"], header["nlist"], header["M"], header["nbits"],
+            header["metric"], _config(header["config"]),
+        )  # fmt: skip
+        index._restore(header, tensors)
+        if index.is_trained and quantizer.ntotal != index.nlist:
+            raise ValueError("the quantizer does not hold nlist centroids")
+        index.nprobe = header["nprobe"]
+        for name, value in header["cp"].items():
+            setattr(index.cp, name, type(getattr(index.cp, name))(value))
+        if header["direct_map"]:
+            index.make_direct_map()
+        return index
+
+
+def _config(value: Any) -> str | QINCoConfig:
+    return value if isinstance(value, str) else QINCoConfig.from_dict(value)

@@ -1,0 +1,65 @@
+"""Search parameters of one call."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import faiss
+
+from .errors import ArgumentError
+
+
+class SearchParametersIVFQINCo:
+    """Parameters of one `search` call, in the manner of `faiss.SearchParametersIVF`.
+
+    Parameters
+    ----------
+    nprobe : lists to visit; default 1, as in FAISS.
+    nshort : vectors to re-rank with the neural codebooks (0: none, D is then the additive
+        distance); None: the index's.
+    sel : a `faiss.IDSelector`; only ids that it accepts enter the shortlist.
+    quantizer_params : `faiss.SearchParameters` for the coarse quantizer.
+
+    Raises AssertionError (also a ValueError) for an unknown keyword, TypeError or OverflowError
+    for a size that is not a non-negative integer.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.nprobe: int = size("nprobe", kwargs.pop("nprobe", 1))
+        nshort = kwargs.pop("nshort", None)
+        self.nshort: int | None = None if nshort is None else size("nshort", nshort)
+        self.sel: faiss.IDSelector | None = kwargs.pop("sel", None)
+        self.quantizer_params: faiss.SearchParameters | None = kwargs.pop("quantizer_params", None)
+        if kwargs:
+            raise ArgumentError(f"unknown search parameters: {sorted(kwargs)}")
+        if self.sel is not None and not isinstance(self.sel, faiss.IDSelector):
+            raise TypeError(f"sel: expected a faiss.IDSelector, got {type(self.sel)}")
+
+
+def size(name: str, value: Any) -> int:
+    """An integer >= 0, with the errors of FAISS's size_t attributes."""
+    number = operator.index(value)
+    if number < 0:
+        raise OverflowError(f"{name}: expected an integer >= 0, got {number}")
+    return number
+
+
+def resolve_params(params: Any, nprobe: int, nshort: int) -> SearchParametersIVFQINCo:
+    """The parameters of a call: the index's where `params` is None; `faiss.SearchParametersIVF`
+    is taken too. Raises TypeError or RuntimeError for anything else, as FAISS does."""
+    if params is None:
+        return SearchParametersIVFQINCo(nprobe=nprobe, nshort=nshort)
+    if isinstance(params, faiss.SearchParametersIVF):
+        if params.max_codes or getattr(params, "max_lists_num", 0):
+            raise RuntimeError("max_codes and max_lists_num are not supported")
+        params = SearchParametersIVFQINCo(
+            nprobe=params.nprobe, sel=params.sel, quantizer_params=params.quantizer_params
+        )
+    if isinstance(params, faiss.SearchParameters):
+        raise RuntimeError(f"IndexIVFQINCo params have incorrect type: {type(params).__name__}")
+    if not isinstance(params, SearchParametersIVFQINCo):
+        raise TypeError(f"params: expected SearchParametersIVFQINCo, got {type(params)}")
+    if params.nshort is not None:
+        return params
+    return SearchParametersIVFQINCo(**{**vars(params), "nshort": nshort})

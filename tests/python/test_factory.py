@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import faiss
+import faiss_qinco as fq
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("description", "nlist", "M", "nbits", "preset"),
+    [
+        ("IVF1024,QINCo8x8_XS", 1024, 8, 8, "XS"),
+        ("IVF64_HNSW16,QINCo16x8_M", 64, 16, 8, "M"),
+        ("IVF64_HNSW,QINCo4x6", 64, 4, 6, "S"),
+        ("QINCo8x8", None, 8, 8, "S"),
+        ("QINCo8_L", None, 8, 8, "L"),
+        ("IVF8,QINCo2x4_auto", 8, 2, 4, "auto"),
+    ],
+)
+def test_understood(description, nlist, M, nbits, preset):
+    index = fq.index_factory(32, description, faiss.METRIC_INNER_PRODUCT)
+    assert (index.d, index.M, index.nbits) == (32, M, nbits)
+    assert index.metric_type == faiss.METRIC_INNER_PRODUCT
+    expected = preset if preset == "auto" else fq.index_factory(32, f"QINCo8_{preset}").config
+    assert index.config == expected
+    if nlist is None:
+        assert type(index) is fq.IndexQINCo
+    else:
+        assert index.nlist == nlist
+        assert isinstance(index.quantizer, faiss.IndexHNSW) == ("HNSW" in description)
+
+
+@pytest.mark.parametrize(
+    "description",
+    ["", "IVF16", "PQ8", "QINCo", "QINCox8", "QINCo8x9", "QINCo0", "QINCo8x8_XXL", "IVF0,QINCo8",
+     "IVF16,QINCo8x8,", "ivf16,qinco8"],
+)  # fmt: skip
+def test_not_understood(description):
+    for error in (ValueError, RuntimeError):
+        with pytest.raises(error):
+            fq.index_factory(32, description)

@@ -1,0 +1,422 @@
+"""`IndexIVFQINCo` and `IndexQINCo`: results against definitions, behaviour against FAISS's."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import faiss
+import faiss_qinco as fq
+import numpy as np
+import pytest
+
+from .conftest import TINY, new_index, training
+
+FLT_MAX = np.finfo(np.float32).max
+METRICS = {"L2": faiss.METRIC_L2, "IP": faiss.METRIC_INNER_PRODUCT}
+
+
+def brute_force(x, vectors, k, metric):
+    """Exact search in float64, ties by lower id."""
+    x, vectors = x.astype(np.float64), vectors.astype(np.float64)
+    if metric == faiss.METRIC_L2:
+        score = np.stack([np.square(vectors - q).sum(1) for q in x])
+    else:
+        score = -(x @ vectors.T)
+    ids = np.argsort(score, axis=1, kind="stable")[:, :k]
+    D = np.take_along_axis(score, ids, axis=1)
+    return D if metric == faiss.METRIC_L2 else -D, ids
+
+
+def flat_index(learn, metric=faiss.METRIC_L2):
+    index = fq.IndexQINCo(128, 4, 8, metric, TINY, training())
+    index.train(learn)
+    return index
+
+
+def assert_same_results(D, I, D_expected, I_expected):
+    np.testing.assert_allclose(D, D_expected, rtol=1e-4)
+    assert (I_expected == I).mean() > 0.999  # near-ties may swap
+
+
+# -- results ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_exhaustive_search_is_brute_force_over_decoded_vectors(trained, base, queries, metric):
+    index = fq.deserialize_index(trained[metric])
+    index.add(base[:3000])
+    index.nprobe, index.nshort = index.nlist, 3000
+    D, I = index.search(queries[:50], 20)
+    decoded = index.reconstruct_n(0, 3000)
+    assert_same_results(D, I, *brute_force(queries[:50], decoded, 20, metric))
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_flat_exhaustive_search_is_brute_force(learn, base, queries, metric):
+    index = flat_index(learn[:4000], metric)
+    index.add(base[:1000])
+    index.nshort = 1000
+    D, I = index.search(queries[:30], 10)
+    decoded = index.reconstruct_n(0, 1000)
+    assert_same_results(D, I, *brute_force(queries[:30], decoded, 10, metric))
+    np.testing.assert_array_equal(index.reconstruct(17), decoded[17])
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_additive_distance_is_its_definition(trained, base, queries, metric):
+    """nshort 0: |q - (centroid + Σ C_m[i_m])|², or the inner product (DESIGN section 1)."""
+    index = fq.deserialize_index(trained[metric])
+    index.add(base[:1000])
+    index.nprobe, index.nshort = index.nlist, 0
+    D, I = index.search(queries[:20], 1000)
+    _, tensors = index.state()
+    list_no, offset = index.lists.locate(0, 1000)
+    codes = index.lists.gather(list_no, offset)
+    C = tensors["additive"].astype(np.float64)
+    approximation = tensors["centroids"][list_no] + sum(C[m, codes[:, m]] for m in range(4))
+    D_expected, I_expected = brute_force(queries[:20], approximation, 1000, metric)
+    np.testing.assert_allclose(D, D_expected, rtol=1e-3, atol=20)
+    assert (I[:, 0] == I_expected[:, 0]).mean() > 0.9
+
+
+def test_distance_is_to_what_reconstruct_returns(filled, queries):
+    filled.nprobe = 4
+    D, I = filled.search(queries[:40], 5)
+    filled.make_direct_map()
+    for q, d, i in zip(queries[:40], D, I, strict=True):
+        vectors = np.stack([filled.reconstruct(int(j)) for j in i])
+        np.testing.assert_allclose(d, np.square(vectors - q).sum(1), rtol=1e-5)
+
+
+def test_recall_is_in_its_band(learn, base, queries, groundtruth):
+    """Too good would be a bug as well: 4 bytes cannot find every neighbour."""
+    index = new_index(epochs=10)
+    index.train(learn)
+    index.add(base)
+    index.nprobe = 8
+
+    def recall(nshort, rank):
+        index.nshort = nshort
+        return (index.search(queries, rank)[1] == groundtruth[:, :1]).any(1).mean()
+
+    assert 0.10 < recall(0, 1) < recall(200, 1) < 0.60
+    assert 0.55 < recall(200, 10) < 0.98
+
+
+@pytest.mark.parametrize("nbits", [4, 5, 6, 7])
+def test_fewer_bits(learn, base, queries, nbits):
+    index = new_index(nbits=nbits, epochs=1)
+    index.train(learn[:4000])
+    index.add(base[:1000])
+    assert index.code_size == (4 * nbits + 7) // 8
+    index.nprobe, index.nshort = index.nlist, 1000
+    D, I = index.search(queries[:20], 10)
+    decoded = index.reconstruct_n(0, 1000)
+    assert_same_results(D, I, *brute_force(queries[:20], decoded, 10, faiss.METRIC_L2))
+    codes = index.sa_encode(base[:1000])
+    assert codes.shape == (1000, index.code_size + 1)
+    np.testing.assert_array_equal(index.sa_decode(codes), decoded)
+
+
+@pytest.mark.parametrize("nshort", [0, 50])
+def test_threads_and_batches_do_not_change_results(filled, queries, nshort):
+    filled.nprobe, filled.nshort = 5, nshort
+    try:
+        fq.set_num_threads(1)
+        D1, I1 = filled.search(queries, 10)
+        singles = [filled.search(q[None], 10) for q in queries[:60]]
+        fq.set_num_threads(2)
+        D2, I2 = filled.search(queries, 10)
+    finally:
+        fq.set_num_threads(None)
+    np.testing.assert_array_equal(D1, D2)
+    np.testing.assert_array_equal(I1, I2)
+    np.testing.assert_array_equal(np.vstack([D for D, _ in singles]), D1[:60])
+    np.testing.assert_array_equal(np.vstack([I for _, I in singles]), I1[:60])
+
+
+def test_shortlist_does_not_depend_on_k(filled, queries):
+    filled.nprobe, filled.nshort = 5, 40
+    D10, I10 = filled.search(queries, 10)
+    D40, I40 = filled.search(queries, 40)
+    np.testing.assert_array_equal(I10, I40[:, :10])
+    np.testing.assert_array_equal(D10, D40[:, :10])
+
+
+def test_any_quantizer(learn, base, queries):
+    """HNSW as coarse quantizer: the same lists as flat, but for what its graph misses."""
+    flat, hnsw = new_index(epochs=1), new_index(epochs=1)
+    hnsw.quantizer = faiss.IndexHNSWFlat(128, 16)
+    for index in (flat, hnsw):
+        index.train(learn[:4000])
+        index.add(base[:2000])
+        index.nprobe = 4
+    assert (flat.lists.sizes() == hnsw.lists.sizes()).all()
+    np.testing.assert_array_equal(flat.search(queries, 5)[1], hnsw.search(queries, 5)[1])
+
+
+def test_trained_quantizer_is_kept_and_cp_is_used(learn):
+    index = new_index(epochs=1)
+    index.quantizer.add(learn[:16])
+    index.train(learn[:4000])
+    np.testing.assert_array_equal(index.quantizer.reconstruct_n(0, 16), learn[:16])
+    other = new_index(epochs=1)
+    other.cp.niter, other.cp.frozen_centroids = 1, False
+    other.train(learn[:4000])
+    clustering = faiss.Clustering(128, 16, other.cp)
+    clustering.train(learn[:4000], faiss.IndexFlatL2(128))
+    expected = faiss.vector_to_array(clustering.centroids).reshape(16, 128)
+    np.testing.assert_array_equal(other.quantizer.reconstruct_n(0, 16), expected)
+
+
+def test_train_from_codec(filled, learn, base, queries):
+    index = fq.IndexIVFQINCo(faiss.IndexFlatL2(128), 128, 16, 4, config=TINY)
+    index.train_from_codec(learn, filled.codec)
+    index.add(base[:3000])
+    filled.nprobe = index.nprobe = 4
+    assert (index.search(queries, 1)[1] == filled.search(queries, 1)[1]).mean() > 0.99
+    wrong = fq.IndexIVFQINCo(faiss.IndexFlatL2(128), 128, 17, 4, config=TINY)
+    with pytest.raises(ValueError, match="codec"):
+        wrong.train_from_codec(learn, filled.codec)
+
+
+# -- behaviour, FAISS's -----------------------------------------------------------------------
+
+
+def test_inputs(filled, queries):
+    q = np.round(queries[:5])
+    D, I = filled.search(q, 3)
+    for same in (q.astype(np.float64), q.astype(np.uint8), np.asfortranarray(q), q.astype("f2")):
+        np.testing.assert_array_equal(filled.search(same, 3)[1], I)
+    assert D.dtype == np.float32
+    assert I.dtype == np.int64
+    assert filled.search(q[:0], 3)[0].shape == (0, 3)
+    for wrong, error in (
+        (q.tolist(), AttributeError),
+        (q[0], ValueError),
+        (q[None], ValueError),
+        (q[:, :64], AssertionError),
+    ):
+        for call in (filled.add, filled.sa_encode, lambda x: filled.search(x, 3)):
+            with pytest.raises(error):
+                call(wrong)
+    assert filled.ntotal == 3000
+
+
+def test_k(filled, queries):
+    for k, error in ((0, AssertionError), (-1, AssertionError), (3.0, TypeError), (0, ValueError)):
+        with pytest.raises(error):
+            filled.search(queries, k)
+    filled.nprobe = filled.nlist
+    D, I = filled.search(queries[:2], 3005)
+    for row in I:
+        np.testing.assert_array_equal(np.sort(row[:3000]), np.arange(3000))
+    assert (I[:, 3000:] == -1).all()
+    assert (D[:, 3000:] == FLT_MAX).all()
+
+
+def test_buffers(filled, queries):
+    D, I = np.empty((500, 4), np.float32), np.empty((500, 4), np.int64)
+    out = filled.search(queries, 4, D=D, I=I)
+    assert out[0] is D
+    assert out[1] is I
+    np.testing.assert_array_equal(I, filled.search(queries, 4)[1])
+    np.testing.assert_array_equal(filled.assign(queries, 4), I)
+    with pytest.raises(AssertionError):
+        filled.search(queries, 5, D=D)
+    with pytest.raises(TypeError):
+        filled.search(queries, 4, I=D)
+    with pytest.raises(ValueError):
+        filled.search(queries, 4, D=np.asfortranarray(D))
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_empty_index_and_padding(trained, queries, metric):
+    index = fq.deserialize_index(trained[metric])
+    D, I = index.search(queries[:2], 3)
+    assert (I == -1).all()
+    assert (FLT_MAX == D if metric == faiss.METRIC_L2 else D == -FLT_MAX).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_not_finite(filled, queries, base, bad):
+    q = queries[:3].copy()
+    I = filled.search(q, 3)[1]
+    q[1, 5] = bad
+    D_bad, I_bad = filled.search(q, 3)
+    assert (I_bad[1] == -1).all()
+    assert (D_bad[1] == FLT_MAX).all()
+    np.testing.assert_array_equal(I_bad[[0, 2]], I[[0, 2]])
+    x = base[:3].copy()
+    x[1, 0] = bad
+    filled.add(x)
+    assert filled.ntotal == 3003
+    filled.nprobe = filled.nlist
+    assert 3001 not in filled.search(queries, 3003)[1]
+    decoded = filled.reconstruct_n(3000, 3)
+    assert np.isnan(decoded[1]).all()
+    assert np.isfinite(decoded[[0, 2]]).all()
+    with pytest.raises(RuntimeError, match="NaN"):
+        filled.sa_encode(x)
+
+
+def test_untrained(base, queries):
+    index = new_index()
+    for call in (
+        lambda: index.add(base),
+        lambda: index.add_with_ids(base, np.arange(len(base))),
+        lambda: index.search(queries, 1),
+        lambda: index.sa_encode(base),
+        lambda: index.sa_decode(np.zeros((1, 5), np.uint8)),
+    ):
+        with pytest.raises(RuntimeError, match="not trained"):
+            call()
+    assert index.ntotal == 0
+
+
+def test_train_refuses(learn):
+    index = new_index()
+    bad = learn[:1000].copy()
+    bad[3, 3] = np.nan
+    for x in (bad, learn[:0], learn[:15], learn[:100]):
+        with pytest.raises(RuntimeError):
+            index.train(x)
+        assert not index.is_trained
+
+
+def test_ids(filled, base, queries):
+    ids = np.array([-5, 1 << 62, 7, 7], np.int64)
+    filled.add_with_ids(base[:4], ids)
+    filled.nprobe = filled.nlist
+    assert set(ids) <= set(filled.search(base[:4], 3004)[1].ravel())
+    filled.add_with_ids(base[:1], np.array([9000.0]))
+    filled.add(base[:1])
+    assert 3005 in filled.search(base[:1], 50)[1]
+    for wrong in (np.arange(3), np.arange(4)[:, None]):
+        with pytest.raises(AssertionError):
+            filled.add_with_ids(base[:4], wrong)
+
+
+def test_direct_map(filled, base):
+    with pytest.raises(RuntimeError, match="direct map"):
+        filled.reconstruct(0)
+    filled.make_direct_map()
+    filled.add(base[:2])
+    np.testing.assert_array_equal(filled.reconstruct(3001), filled.reconstruct_n(3001, 1)[0])
+    for key in (-1, 3002):
+        with pytest.raises(RuntimeError):
+            filled.reconstruct(key)
+    with pytest.raises(RuntimeError, match="direct map"):
+        filled.add_with_ids(base[:1], np.array([1]))
+    filled.make_direct_map(False)
+    filled.add_with_ids(base[:1], np.array([1]))
+    with pytest.raises(RuntimeError):
+        filled.make_direct_map()
+
+
+def test_reconstruct_n(filled, base):
+    all_vectors = filled.reconstruct_n()
+    assert all_vectors.shape == (3000, 128)
+    np.testing.assert_array_equal(filled.reconstruct_n(100, 5), all_vectors[100:105])
+    assert filled.reconstruct_n(3000, 0).shape == (0, 128)
+    error = np.square(all_vectors - base[:3000]).sum(1).mean()
+    assert error < 0.5 * np.square(base[:3000] - base[:3000].mean(0)).sum(1).mean()
+    for n0, ni in ((0, 3001), (-1, 2), (3001, 1)):
+        with pytest.raises(RuntimeError):
+            filled.reconstruct_n(n0, ni)
+
+
+def test_codes(filled, base):
+    codes = filled.sa_encode(base[:200])
+    assert codes.dtype == np.uint8
+    assert codes.shape == (200, filled.sa_code_size()) == (200, 5)
+    np.testing.assert_array_equal(filled.sa_decode(codes), filled.reconstruct_n(0, 200))
+    with pytest.raises(TypeError):
+        filled.sa_decode(codes.astype(np.int32))
+    with pytest.raises(AssertionError):
+        filled.sa_decode(codes[:, :4])
+    codes[0, 0] = 200
+    with pytest.raises(RuntimeError):
+        filled.sa_decode(codes)
+
+
+def test_attributes(filled):
+    for name, value, error in (
+        ("nprobe", -1, OverflowError),
+        ("nprobe", 2.5, TypeError),
+        ("nshort", -1, OverflowError),
+        ("nprobes", 3, AttributeError),
+        ("code_size", 3, AttributeError),
+    ):
+        with pytest.raises(error):
+            setattr(filled, name, value)
+    filled.nprobe = 0
+    with pytest.raises(RuntimeError, match="nprobe"):
+        filled.search(np.zeros((1, 128)), 1)
+    filled.nprobe = 10**6  # clamped
+    filled.search(np.zeros((1, 128)), 1)
+    for name, value, error in (("nbits", 9, ValueError), ("M", 0, ValueError)):
+        with pytest.raises(error, match=name):
+            fq.IndexQINCo(**{"d": 8, "M": 4, name: value})
+    with pytest.raises(ValueError, match="metric"):
+        fq.IndexQINCo(8, 4, metric=faiss.METRIC_L1)
+    with pytest.raises(TypeError, match="quantizer"):
+        fq.IndexIVFQINCo(None, 8, 4, 4)
+    with pytest.raises(ValueError, match="quantizer"):
+        fq.IndexIVFQINCo(faiss.IndexFlatL2(9), 8, 4, 4)
+
+
+def test_search_parameters(filled, queries):
+    filled.nprobe, filled.nshort = 7, 30
+    bare = filled.search(queries, 5, params=fq.SearchParametersIVFQINCo())
+    faiss_bare = filled.search(queries, 5, params=faiss.SearchParametersIVF())
+    filled.nprobe = 1
+    np.testing.assert_array_equal(bare[1], filled.search(queries, 5)[1])
+    np.testing.assert_array_equal(faiss_bare[1], bare[1])
+    params = fq.SearchParametersIVFQINCo(nprobe=9, nshort=0)
+    D = filled.search(queries, 5, params=params)[0]
+    filled.nprobe, filled.nshort = 9, 0
+    np.testing.assert_array_equal(D, filled.search(queries, 5)[0])
+    with pytest.raises(AssertionError):
+        fq.SearchParametersIVFQINCo(nprob=3)
+    for wrong, error in (
+        (faiss.SearchParametersHNSW(), RuntimeError),
+        (faiss.SearchParametersIVF(max_codes=10), RuntimeError),
+        ({"nprobe": 3}, TypeError),
+    ):
+        with pytest.raises(error):
+            filled.search(queries, 5, params=wrong)
+
+
+@pytest.mark.parametrize("nshort", [0, 100])
+def test_selectors_filter_the_scan(filled, queries, nshort):
+    """As brute force among the accepted: never a filter after the shortlist."""
+    filled.nprobe = filled.nlist
+    accepted = np.arange(0, 3000, 30)
+    for sel in (faiss.IDSelectorBatch(accepted), faiss.IDSelectorRange(0, 100)):
+        params = fq.SearchParametersIVFQINCo(nprobe=16, nshort=nshort, sel=sel)
+        I = filled.search(queries, 100, params=params)[1]
+        ids = accepted if isinstance(sel, faiss.IDSelectorBatch) else np.arange(100)
+        for row in I:
+            np.testing.assert_array_equal(np.sort(row), ids)
+
+
+def test_reset(filled, base, queries):
+    before = filled.search(queries, 3)[1]
+    filled.reset()
+    assert (filled.ntotal, filled.is_trained) == (0, True)
+    filled.add(base[:3000])
+    np.testing.assert_array_equal(filled.search(queries, 3)[1], before)
+
+
+@pytest.mark.parametrize(
+    "clone", [copy.copy, copy.deepcopy, lambda i: pickle.loads(pickle.dumps(i))]
+)
+def test_copies_are_deep(filled, base, queries, clone):
+    filled.nprobe = 3
+    twin = clone(filled)
+    filled.add(base[:5])
+    assert (twin.ntotal, twin.nprobe) == (3000, 3)
+    filled.reset()
+    assert (twin.search(queries, 1)[1] >= 0).all()
