@@ -125,14 +125,24 @@ class _Run:
         if not resumed:
             self.start_from_rq(M, rng)
         self.model.to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.model.parameters() if p.requires_grad],
-            lr=training.lr,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
+        self.optimizers = self.make_optimizers()
         if resumed:
-            self.restore_optimizer()
+            self.restore_optimizers()
+
+    def make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the networks' matrices, AdamW for codebooks and biases."""
+        parameters = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        matrices = [p for n, p in parameters if n.endswith("weight")]
+        others = [p for n, p in parameters if not n.endswith("weight")]
+        adamw = torch.optim.AdamW(
+            others, lr=self.training.lr, weight_decay=self.training.weight_decay, fused=True
+        )
+        optimizers: list[torch.optim.Optimizer] = [adamw]
+        if matrices:
+            optimizers.append(torch.optim.Muon(matrices, lr=self.training.muon_lr, weight_decay=0))
+        for group in (group for o in optimizers for group in o.param_groups):
+            group["initial_lr"] = group["lr"]
+        return optimizers
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -177,10 +187,13 @@ class _Run:
             done = max(done, (time.monotonic() - self.started) / self.training.max_seconds)
         return min(done, 1.0)
 
-    def learning_rate(self) -> float:
+    def set_learning_rates(self) -> None:
+        """A linear ramp, then half a cosine to zero."""
         t, warmup = self.progress(), self.training.warmup
         ramp = min(1.0, (t + 0.002) / warmup) if warmup > 0 else 1.0
-        return self.training.lr * ramp * 0.5 * (1 + math.cos(math.pi * t))
+        factor = ramp * 0.5 * (1 + math.cos(math.pi * t))
+        for group in (group for o in self.optimizers for group in o.param_groups):
+            group["lr"] = group["initial_lr"] * factor
 
     def loop(self) -> None:
         if not self.history:
@@ -214,12 +227,12 @@ class _Run:
         steps = compile_steps(self.model, self.dtype)
         codes, _ = beam_encode(self.model, steps, x, lists, A, B)
         loss = self.loss(x, codes)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_value_(self.model.parameters(), self.training.clip_value)
-        self.optimizer.step()
+        self.set_learning_rates()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.used.scatter_add_(1, codes[:, 1:].T.cpu(), torch.ones(codes[:, 1:].T.shape))
 
     def loss(self, x: Tensor, codes: Tensor) -> Tensor:
@@ -253,7 +266,7 @@ class _Run:
                 noise = rng.standard_normal((len(dead), table.shape[1]), dtype=np.float32)
                 scale = 0.1 * float(table.std())
                 table[dead] = table[source] + scale * torch.from_numpy(noise).to(table)
-                for moment in self.optimizer.state.get(table, {}).values():
+                for moment in self.optimizers[0].state.get(table, {}).values():
                     if moment.shape == table.shape:
                         moment[dead] = 0
         self.used.zero_()
@@ -309,8 +322,9 @@ class _Run:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best_state.items()}
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+        for o, optimizer in enumerate(self.optimizers):
+            for i, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{o}.{i}.{k}": v for k, v in moments.items()}
         tensors["used"] = self.used
         header = {
             "fingerprint": self.fingerprint(),
@@ -345,12 +359,13 @@ class _Run:
         self.started -= header["seconds"]
         return True
 
-    def restore_optimizer(self) -> None:
-        state = self.optimizer.state_dict()
-        for name, value in self.moments.items():
-            i, key = name.split(".")
-            state["state"].setdefault(int(i), {})[key] = value
-        self.optimizer.load_state_dict(state)
+    def restore_optimizers(self) -> None:
+        for o, optimizer in enumerate(self.optimizers):
+            state = optimizer.state_dict()
+            for name, value in _part(self.moments, f"{o}.").items():
+                i, key = name.split(".")
+                state["state"].setdefault(int(i), {})[key] = value
+            optimizer.load_state_dict(state)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

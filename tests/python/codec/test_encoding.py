@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import faiss_qinco as fq
 import numpy as np
 import pytest
+
+import faiss_qinco as fq
 
 from . import reference
 from .test_model import CONFIGS, random_codec

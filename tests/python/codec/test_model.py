@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import faiss_qinco as fq
 import numpy as np
 import pytest
 import torch
+
+import faiss_qinco as fq
 from faiss_qinco.codec.model import QINCo
 
 from . import reference
