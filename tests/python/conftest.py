@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import faiss
-import faiss_qinco as fq
 import numpy as np
 import pytest
+
+import faiss_qinco as fq
 
 DATA = Path(fq.__file__).parent / "data" / "sift_demo"
 TINY = fq.QINCoConfig(L=1, d_e=None, d_h=32, A=8, B=4, train_A=4, train_B=2)

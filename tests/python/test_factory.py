@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import faiss
-import faiss_qinco as fq
 import pytest
+
+import faiss_qinco as fq
 
 
 @pytest.mark.parametrize(

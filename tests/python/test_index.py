@@ -6,9 +6,10 @@ import copy
 import pickle
 
 import faiss
-import faiss_qinco as fq
 import numpy as np
 import pytest
+
+import faiss_qinco as fq
 
 from .conftest import TINY, new_index, training
 

@@ -9,6 +9,8 @@ import zlib
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
 from faiss_qinco.storage import container
 from faiss_qinco.storage.container import (
     FileFormatError,
@@ -22,7 +24,6 @@ from faiss_qinco.storage.container import (
     to_bytes,
     write_tensors,
 )
-from safetensors.numpy import load_file, save_file
 
 HEADER = {"d": 4, "name": "Ω", "list": [1, 2.5, None, True], "nested": {"a": "b"}}
 TENSORS = {

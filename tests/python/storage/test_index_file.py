@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import faiss
-import faiss_qinco as fq
 import numpy as np
 import pytest
+
+import faiss_qinco as fq
 from faiss_qinco.storage.container import to_bytes
 
 from ..conftest import TINY, new_index, training

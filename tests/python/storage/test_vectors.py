@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from faiss_qinco.storage.container import FileFormatError, MissingFileError
 from faiss_qinco.storage.vectors import read_groundtruth, read_vectors, write_vectors
 

@@ -1,0 +1,1 @@
+"""Tools around an index: `evaluate` measures one, `plots` draws what was measured."""

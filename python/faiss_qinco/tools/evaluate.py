@@ -1,0 +1,165 @@
+"""Recall, reconstruction error and speed of an index, in one way for faiss's and ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+
+from ..threads import set_num_threads
+
+RANKS = (1, 10, 100)
+MSE_RUN = 5_000  # vectors reconstructed at a time
+
+Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one method.
+
+    Attributes
+    ----------
+    name : the method, in the manner of a factory string.
+    code_bytes : bytes of a vector's code, without list number and id.
+    stored_bytes : the same with what else is stored per vector for the scan (a norm or a bias).
+    mse : mean squared L2 reconstruction error, in the units of the input.
+    recall : R@r by rank r, fractions.
+    qps : queries per second.
+    train_seconds : seconds of training, None where none took place.
+    """
+
+    name: str
+    code_bytes: int
+    stored_bytes: int
+    mse: float
+    recall: dict[int, float]
+    qps: float
+    train_seconds: float | None = None
+
+
+def recall_at(
+    I: np.ndarray,
+    groundtruth: np.ndarray,
+    ranks: Sequence[int] = RANKS,
+) -> dict[int, float]:
+    """R@r: the fraction of queries whose true nearest neighbour is among the first r results.
+
+    I (n, k) ids as `search` returns them, -1 where there is none; groundtruth (n, 1 or more) ids,
+    the nearest first; only its first column counts. Returns {r: fraction}.
+
+    Raises ValueError for arrays that are not 2-D, of different n or empty, or a rank not in 1..k.
+    """
+    I, groundtruth = np.asarray(I), np.asarray(groundtruth)
+    if I.ndim != 2 or groundtruth.ndim != 2 or len(I) != len(groundtruth) or not groundtruth.size:
+        raise ValueError(
+            f"I, groundtruth: expected (n, k) and (n, 1 or more) with n > 0, "
+            f"got {I.shape} and {groundtruth.shape}"
+        )
+    if not all(1 <= r <= I.shape[1] for r in ranks):
+        raise ValueError(f"ranks: expected 1..{I.shape[1]}, got {tuple(ranks)}")
+    nearest = groundtruth[:, :1]
+    found = (nearest == I) & (nearest >= 0)
+    return {r: float(found[:, :r].any(axis=1).mean()) for r in ranks}
+
+
+def mse(index: Any, x: np.ndarray, sample: int = 100_000) -> float:
+    """Mean squared L2 error of the vectors as the index stores them.
+
+    index: faiss's or ours, with `reconstruct_n`; x (n, d), any real dtype: row i is what was added
+    with id i. At most `sample` rows are compared, in runs spread evenly over x: the same ones for
+    every index. NaN if one of them was not stored.
+
+    Raises ValueError for an empty x.
+    """
+    if len(x) == 0:
+        raise ValueError("x: expected at least one vector")
+    total, n = 0.0, 0
+    for i in range(0, len(x), MSE_RUN * -(-len(x) // sample)):
+        rows = x[i : i + MSE_RUN].astype(np.float32)
+        error = index.reconstruct_n(i, len(rows)) - rows
+        total += float(np.square(error, dtype=np.float64).sum())
+        n += len(rows)
+    return total / n
+
+
+def queries_per_second(search: Search, queries: np.ndarray, repeats: int = 3) -> float:
+    """Median over `repeats` timings of search(queries), queries (n, d)."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        search(queries)
+        seconds.append(time.perf_counter() - start)
+    return len(queries) / float(np.median(seconds))
+
+
+def measure(
+    name: str,
+    search: Search,
+    queries: np.ndarray,
+    groundtruth: np.ndarray,
+    *,
+    mse: float,
+    code_bytes: int,
+    extra_bytes: int = 0,
+    train_seconds: float | None = None,
+    repeats: int = 3,
+) -> Result:
+    """Search once for R@1, R@10 and R@100, then `repeats` times for the speed.
+
+    search: queries (n, d) -> D, I (n, 100); extra_bytes: what is stored beside a code; the rest is
+    as in `recall_at` and `Result`.
+    """
+    recall = recall_at(search(queries)[1], groundtruth)
+    qps = queries_per_second(search, queries, repeats)
+    return Result(name, code_bytes, code_bytes + extra_bytes, mse, recall, qps, train_seconds)
+
+
+def set_threads(n: int) -> None:
+    """Use n threads in faiss, faiss_qinco and torch."""
+    import torch
+
+    faiss.omp_set_num_threads(n)
+    set_num_threads(n)
+    torch.set_num_threads(n)
+
+
+def format_table(results: Sequence[Result], reference: str | None = None) -> str:
+    """The results as plain text columns.
+
+    reference: the name of a result whose mse the others' are also given as a ratio to.
+    """
+    unit = next((r.mse for r in results if r.name == reference), None)
+    timed = any(r.train_seconds is not None for r in results)
+    ranks = list(results[0].recall) if results else []
+    head = ["method", "code B", "stored B", "MSE"]
+    head += ["ratio"] if unit is not None else []
+    head += [*(f"R@{r}" for r in ranks), "QPS", *(["train s"] if timed else [])]
+    rows = [head]
+    for result in results:
+        row = [result.name, str(result.code_bytes), str(result.stored_bytes), f"{result.mse:.5g}"]
+        row += [f"{result.mse / unit:.3f}"] if unit is not None else []
+        row += [f"{result.recall[r]:.3f}" for r in ranks] + [f"{result.qps:.0f}"]
+        if timed:
+            seconds = result.train_seconds
+            row.append("-" if seconds is None else f"{seconds:.0f}")
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
+
+
+def write_json(path: str | os.PathLike[str], results: Sequence[Result], **context: Any) -> None:
+    """Write {**context, "results": [...]} as JSON. Raises OSError."""
+    content = {**context, "results": [dataclasses.asdict(result) for result in results]}
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
