@@ -51,7 +51,7 @@ class _QINCoIndex(ABC):
     __slots__ = (
         "M", "_config", "_nshort", "_trained", "d", "lists", "metric_arg", "metric_type", "nbits",
         "nlist", "ntotal", "training", "verbose",
-    )  # fmt: skip  # fmt: skip
+    )  # fmt: skip
 
     _ivf: ClassVar[bool]
 
@@ -155,13 +155,16 @@ class _QINCoIndex(ABC):
         Raises ValueError where codec and index do not fit together, RuntimeError as `train`.
         """
         x = self._check_training(x)
+        self._check_codec(codec)
+        centroids = self._coarse_train(x, codec)
+        list_no = None if centroids is None else self._list_numbers(x, centroids)
+        self._trained = self._fit(x, codec, centroids, list_no)
+
+    def _check_codec(self, codec: QINCoCodec) -> None:
         expected = (self.d, self.M, self.nbits, self.nlist if self._ivf else None)
         found = (codec.d, codec.M, codec.nbits, codec.nlist)
         if found != expected:
             raise ValueError(f"codec: expected (d, M, nbits, nlist) {expected}, got {found}")
-        centroids = self._coarse_train(x, codec)
-        list_no = None if centroids is None else self._list_numbers(x, centroids)
-        self._trained = self._fit(x, codec, centroids, list_no)
 
     def _check_training(self, x: np.ndarray) -> np.ndarray:
         x = as_matrix(x, self.d)
@@ -424,8 +427,7 @@ class _QINCoIndex(ABC):
             parts = {k[6:]: v for k, v in tensors.items() if k.startswith("codec.")}
             codec = QINCoCodec.from_state(header["codec"], parts)
             centroids, additive = tensors["centroids"], tensors["additive"]
-            if (codec.d, codec.M, codec.nbits) != (self.d, self.M, self.nbits):
-                raise ValueError("the codec is not of the index's size")
+            self._check_codec(codec)
             if centroids.shape != (self.nlist, self.d) or centroids.dtype != np.float32:
                 raise ValueError("centroids do not fit the index")
             if additive.shape != (self.M, codec.K, self.d) or additive.dtype != np.float32:
@@ -441,13 +443,7 @@ class _QINCoIndex(ABC):
         """Inverse of `state`. Raises KeyError, TypeError or ValueError where they do not fit."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_state, self.state()
-
-    def __copy__(self) -> Any:
-        return self.__deepcopy__({})
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return type(self).from_state(*self.state())
+        return _restored, (type(self), *self.state(), self.training)
 
 
 class IndexQINCo(_QINCoIndex):
@@ -699,3 +695,15 @@ class IndexIVFQINCo(_QINCoIndex):
 
 def _config(value: Any) -> str | QINCoConfig:
     return value if isinstance(value, str) else QINCoConfig.from_dict(value)
+
+
+def _restored(
+    kind: type[_QINCoIndex],
+    header: dict[str, Any],
+    tensors: dict[str, np.ndarray],
+    training: TrainingConfig,
+) -> _QINCoIndex:
+    """What pickle and copy call."""
+    index: _QINCoIndex = kind.from_state(header, tensors)
+    index.training = training
+    return index

@@ -415,6 +415,8 @@ def test_reset(filled, base, queries):
     "clone", [copy.copy, copy.deepcopy, lambda i: pickle.loads(pickle.dumps(i))]
 )
 def test_copies_are_deep(filled, base, queries, clone):
+    untrained = clone(new_index(epochs=77))
+    assert (untrained.is_trained, untrained.training.epochs) == (False, 77)
     filled.nprobe = 3
     twin = clone(filled)
     filled.add(base[:5])

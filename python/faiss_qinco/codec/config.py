@@ -82,7 +82,7 @@ class QINCoConfig:
 
 
 PRESETS = {
-    "XS": QINCoConfig(L=1, d_e=None, d_h=128, A=16, B=16, train_A=8, train_B=4),
+    "XS": QINCoConfig(L=1, d_e=None, d_h=256, A=16, B=16, train_A=8, train_B=4),
     "S": QINCoConfig(L=2, d_e=128, d_h=256, A=16, B=32),
     "M": QINCoConfig(L=4, d_e=384, d_h=384, A=16, B=32),
     "L": QINCoConfig(L=16, d_e=384, d_h=384, A=16, B=32),
@@ -150,8 +150,8 @@ class TrainingConfig:
     epochs: int = 60
     max_seconds: float | None = None
     batch_size: int = 256
-    lr: float = 2e-3
-    muon_lr: float = 0.02
+    lr: float = 3e-3
+    muon_lr: float = 0.015
     weight_decay: float = 0.1
     clip_value: float = 0.1
     warmup: float = 0.05

@@ -39,16 +39,16 @@ class TrainingReport:
     vectors_seen: int
 
 
-def normalisation(x: np.ndarray) -> tuple[np.ndarray, float]:
-    """x (n, d) -> mean (d,) float32 and ONE standard deviation over all entries."""
-    mean = np.zeros(x.shape[1])
+def normalisation(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Of the rows of x (n, d): mean (d,) float32 and ONE standard deviation over all entries."""
+    total = np.zeros(x.shape[1])
     square = 0.0
-    for part in chunks(len(x), 65536):
-        rows = x[part].astype(np.float64)
-        mean += rows.sum(0)
-        square += float(np.square(rows).sum())
-    mean /= len(x)
-    variance = square / x.size - float(np.square(mean).mean())
+    for part in chunks(len(rows), 65536):
+        values = x[rows[part]].astype(np.float64)
+        total += values.sum(0)
+        square += float(np.square(values).sum())
+    mean = total / len(rows)
+    variance = square / (len(rows) * x.shape[1]) - float(np.square(mean).mean())
     return mean.astype(np.float32), math.sqrt(variance) if variance > 1e-20 else 1.0
 
 
@@ -106,7 +106,7 @@ class _Run:
         self.validation, self.rows = rows[:n_validation], rows[n_validation:]
         if len(self.rows) == 0:
             raise RuntimeError(f"training: {len(x)} vectors are too few")
-        self.mean, self.std = normalisation(x[np.sort(rows)])
+        self.mean, self.std = normalisation(x, np.sort(rows))
         torch.manual_seed(training.seed)
         n_lists = None if centroids is None else len(centroids)
         self.model = QINCo(x.shape[1], M, K, config, n_lists)
