@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time budget of --train (default: 60)",
     )  # fmt: skip
     parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="write the codec that was used to a file"
+    )
+    parser.add_argument(
         "--threads", type=_positive(int), metavar="N", help="threads to use (default: all)"
     )
 
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     pq.do_polysemous_training = False  # ten seconds, for a kind of search that is not used here
     rq: Any = faiss.index_factory(d, f"IVF{nlist},RQ{M}x{NBITS}_Nfloat")
     # n_validation: leaves enough training vectors for faiss's k-means not to warn.
-    training = TrainingConfig(max_seconds=args.seconds, epochs=10_000, n_validation=500)
+    training = TrainingConfig(max_seconds=args.seconds, epochs=10_000, n_validation=500, noise=0.25)
     qinco: Any = index_factory(d, f"IVF{nlist},QINCo{M}x{NBITS}_XS", training=training)
     results = []
     for name, index, extra_bytes in (
@@ -108,6 +111,8 @@ def run(args: argparse.Namespace) -> None:
         f"PQ and RQ were trained now, on the {len(learn)} learn vectors; QINCo "
         + ("now, on the same." if codec is None else TRAINED_BEFORE)
     )
+    if args.save is not None:
+        qinco.codec.save(args.save)
     path = args.out / "faiss_qinco_demo.png"
     try:
         plot_recall(results, path, f"Codes of {M * NBITS // 8} bytes, {len(base)} SIFT descriptors")

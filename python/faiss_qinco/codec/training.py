@@ -223,6 +223,10 @@ class _Run:
 
     def train_batch(self, rows: np.ndarray) -> None:
         x, lists = self.batch(np.sort(rows))
+        if self.training.noise > 0:
+            rng = np.random.default_rng((self.training.seed, self.step, 2))
+            noise = rng.standard_normal(x.shape, dtype=np.float32)
+            x = x + self.training.noise * torch.from_numpy(noise).to(x)
         A, B = self.config.beam(self.K, training=True)
         steps = compile_steps(self.model, self.dtype)
         codes, _ = beam_encode(self.model, steps, x, lists, A, B)

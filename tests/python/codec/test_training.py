@@ -46,7 +46,7 @@ def test_same_seed_same_codec(learn):
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
 def test_resume_is_exact(learn, tmp_path, monkeypatch, interruption):
     x = learn[:3000]
-    settings = {"epochs": 8, "batch_size": 128}  # 176 batches, validated every 50
+    settings = {"epochs": 8, "batch_size": 128, "noise": 0.1}  # 176 batches, validated every 50
     whole = train(x, **settings)
 
     path = tmp_path / "checkpoint"
@@ -126,7 +126,9 @@ def test_config_refuses(wrong):
         fq.QINCoConfig(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"max_seconds": -1}, {"warmup": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"max_seconds": -1}, {"warmup": 1.0}, {"noise": -1}], ids=str
+)
 def test_training_config_refuses(wrong):
     with pytest.raises(ValueError):
         fq.TrainingConfig(**wrong)
