@@ -1,4 +1,5 @@
-// Kernel times of every level that this CPU can run, against scalar; one thread, best of 7.
+// Kernel times of every level that this CPU can run, against scalar; one thread, best of 7. Beyond
+// the caches, also the share of the read bandwidth that the same run measured.
 //
 //   cmake --preset bench && cmake --build --preset bench && build/bench/bench_kernels
 #include <algorithm>
@@ -56,9 +57,59 @@ void lut_scan(int M, int nbits, int n_blocks) {
       }
     });
     if (level == SimdLevel::Scalar) scalar = s;
-    std::printf("lut_scan  M %2d nbits %d  %7d codes  %-8s %7.3f ns/code  %5.1fx\n", M, nbits,
+    std::printf("lut_scan  M %2d nbits %d  %7d codes  %-11s %7.3f ns/code  %5.1fx\n", M, nbits,
                 n_blocks * kScanBlock, level_name(level), s * 1e9 / (n_blocks * kScanBlock),
                 scalar / s);
+  }
+}
+
+// Bytes per second of a sum over memory far larger than the caches.
+double read_bandwidth() {
+  const std::vector<std::uint64_t> words(std::size_t{1} << 25, 1);  // 256 MB
+  volatile std::uint64_t sink = 0;
+  const double s = seconds([&] {
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < words.size(); i += 8) {  // a cache line
+      __builtin_prefetch(reinterpret_cast<const char*>(&words[i]) + 4096);
+      for (std::size_t j = 0; j < 8; ++j) sum += words[i + j];
+    }
+    sink = sum;
+  });
+  return static_cast<double>(words.size() * sizeof(words[0])) / s;
+}
+
+// In runs of 32 blocks, as the shortlist calls it. `bandwidth` 0: the codes fit in a cache.
+void lut_scan_u8(int M, std::int64_t n, double bandwidth) {
+  constexpr std::int64_t kRun = 32 * kScanBlock;
+  std::mt19937 rng(2);
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * M)), lut(256 * codes.size() / n);
+  for (auto& c : codes) c = static_cast<std::uint8_t>(rng());
+  for (auto& t : lut) t = static_cast<std::uint8_t>(rng());
+  const std::vector<float> bias(static_cast<std::size_t>(n), 0.5f);
+  const int rounds = static_cast<int>((1 << 20) / n) + 1;
+  double scalar = 0;
+  auto levels = available_levels();
+  std::reverse(levels.begin(), levels.end());
+  for (SimdLevel level : levels) {
+    const LutScanU8 kernel = lut_scan_u8_kernel(level);
+    std::uint64_t survivors[kRun / kScanBlock];
+    volatile std::uint64_t sink = 0;
+    const double s = seconds([&] {
+      for (int r = 0; r < rounds; ++r)
+        for (std::int64_t i = 0; i < n; i += kRun) {
+          kernel(codes.data() + i * M, std::min(kRun, n - i), M, lut.data(), bias.data() + i, 1.5f,
+                 100, 400, survivors);
+          sink = sink + survivors[0];
+        }
+    });
+    const double code_seconds = s / (static_cast<double>(n) * rounds);
+    if (level == SimdLevel::Scalar) scalar = s;
+    std::printf("lut_scan_u8  M %2d  %8d codes  %-11s %7.3f ns/code  %5.1fx", M,
+                static_cast<int>(n), level_name(level), code_seconds * 1e9, scalar / s);
+    if (bandwidth > 0)  // a code and its bias
+      std::printf("  %3.0f %% of %.1f GB/s", 100 * (M + 4) / code_seconds / bandwidth,
+                  bandwidth * 1e-9);
+    std::printf("\n");
   }
 }
 
@@ -78,7 +129,7 @@ void gemm_f32(idx_t n, idx_t m, idx_t k) {
         kernel(n, m, k, a.data(), b.data(), c.data(), Epilogue::Store);
     });
     if (level == SimdLevel::Scalar) scalar = s;
-    std::printf("gemm_f32  n %4d m %4d k %3d         %-8s %7.1f GFLOP/s  %5.1fx\n",
+    std::printf("gemm_f32  n %4d m %4d k %3d         %-11s %7.1f GFLOP/s  %5.1fx\n",
                 static_cast<int>(n), static_cast<int>(m), static_cast<int>(k), level_name(level),
                 rounds * flop / s * 1e-9, scalar / s);
   }
@@ -90,6 +141,9 @@ int main() {
   for (int nbits : {8, 7, 6, 5, 4}) lut_scan(8, nbits, 1 << 9);
   lut_scan(16, 8, 1 << 9);
   lut_scan(8, 8, 1 << 16);  // 32 MB of codes: beyond the caches
+  for (int M : {8, 16, 32}) lut_scan_u8(M, 1 << 15, 0);
+  const double bandwidth = read_bandwidth();
+  for (int M : {8, 16}) lut_scan_u8(M, 1 << 24, bandwidth);
   gemm_f32(128, 128, 128);
   gemm_f32(128, 256, 128);
   gemm_f32(128, 128, 256);

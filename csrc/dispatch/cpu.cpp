@@ -9,12 +9,12 @@ namespace fq::cpu {
 namespace {
 
 struct Features {
-  std::uint32_t ecx1 = 0, ebx7 = 0, xcr0 = 0;
+  std::uint32_t ecx1 = 0, ebx7 = 0, ecx7 = 0, xcr0 = 0;
 
   Features() {
     std::uint32_t a = 0, b = 0, c = 0, d = 0;
     if (__get_cpuid(1, &a, &b, &c, &d)) ecx1 = c;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) ebx7 = b;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) ebx7 = b, ecx7 = c;
     // XGETBV tells whether the system saves the wide registers; it exists only with OSXSAVE.
     if (ecx1 & bit_OSXSAVE) __asm__("xgetbv" : "=a"(xcr0), "=d"(d) : "c"(0));
   }
@@ -42,6 +42,10 @@ bool has_avx512() {
   return has_avx2() && (f.ebx7 & kAvx512) == kAvx512 && f.system_saves(kZmmState);
 }
 
+bool has_avx512_vbmi() { return has_avx512() && (features().ecx7 & bit_AVX512VBMI); }
+
+bool has_neon() { return false; }
+
 }  // namespace fq::cpu
 
 #else
@@ -49,6 +53,12 @@ bool has_avx512() {
 namespace fq::cpu {
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
+bool has_avx512_vbmi() { return false; }
+#if defined(FAISS_QINCO_AARCH64)
+bool has_neon() { return true; }  // part of the architecture
+#else
+bool has_neon() { return false; }
+#endif
 }  // namespace fq::cpu
 
 #endif

@@ -5,5 +5,7 @@ namespace fq::cpu {
 
 bool has_avx2();    // AVX2 and FMA
 bool has_avx512();  // AVX-512 F, BW, DQ and VL
+bool has_avx512_vbmi();
+bool has_neon();
 
 }  // namespace fq::cpu

@@ -16,8 +16,10 @@ struct LevelInfo {
 
 constexpr LevelInfo kLevels[] = {
     // best first
+    {SimdLevel::Avx512Vbmi, "avx512_vbmi", cpu::has_avx512_vbmi},
     {SimdLevel::Avx512, "avx512", cpu::has_avx512},
     {SimdLevel::Avx2, "avx2", cpu::has_avx2},
+    {SimdLevel::Neon, "neon", cpu::has_neon},
     {SimdLevel::Scalar, "scalar", [] { return true; }},
 };
 
@@ -32,6 +34,17 @@ constexpr Implementation<LutScan> kLutScan[] = {
     {SimdLevel::Avx512, lut_scan_avx512},
 #endif
     {SimdLevel::Scalar, lut_scan_scalar},
+};
+
+constexpr Implementation<LutScanU8> kLutScanU8[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx512Vbmi, lut_scan_u8_avx512_vbmi},
+    {SimdLevel::Avx512, lut_scan_u8_avx512},
+    {SimdLevel::Avx2, lut_scan_u8_avx2},
+#elif defined(FAISS_QINCO_AARCH64)
+    {SimdLevel::Neon, lut_scan_u8_neon},
+#endif
+    {SimdLevel::Scalar, lut_scan_u8_scalar},
 };
 
 constexpr Implementation<GemmF32> kGemmF32[] = {
@@ -83,6 +96,7 @@ SimdLevel active_level() {
 }
 
 LutScan lut_scan_kernel(SimdLevel level) { return best(kLutScan, level); }
+LutScanU8 lut_scan_u8_kernel(SimdLevel level) { return best(kLutScanU8, level); }
 GemmF32 gemm_f32_kernel(SimdLevel level) { return best(kGemmF32, level); }
 
 }  // namespace fq

@@ -10,10 +10,12 @@
 
 #include "kernels/gemm_f32/contract.hpp"
 #include "kernels/lut_scan/contract.hpp"
+#include "kernels/lut_scan_u8/contract.hpp"
 
 namespace fq {
 
-enum class SimdLevel { Scalar, Avx2, Avx512 };  // worst first, so that levels compare
+// Worst first, so that levels compare; a CPU has those of one architecture.
+enum class SimdLevel { Scalar, Neon, Avx2, Avx512, Avx512Vbmi };
 
 const char* level_name(SimdLevel level);
 
@@ -29,8 +31,10 @@ SimdLevel active_level();
 
 // An implementation by level, for tests and benchmarks; without a level, the one in use.
 LutScan lut_scan_kernel(SimdLevel level);
+LutScanU8 lut_scan_u8_kernel(SimdLevel level);
 GemmF32 gemm_f32_kernel(SimdLevel level);
 inline LutScan lut_scan_kernel() { return lut_scan_kernel(active_level()); }
+inline LutScanU8 lut_scan_u8_kernel() { return lut_scan_u8_kernel(active_level()); }
 inline GemmF32 gemm_f32_kernel() { return gemm_f32_kernel(active_level()); }
 
 }  // namespace fq

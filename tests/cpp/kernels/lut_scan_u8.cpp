@@ -1,0 +1,49 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "dispatch/dispatch.hpp"
+#include "support.hpp"
+
+using namespace fq;
+
+TEST_CASE("lut_scan_u8: the formula, and every level bit-exact with scalar") {
+  test::Rng rng;
+  for (int M : {1, 2, 7, 8, 16, 33, 64, 256})
+    for (std::int64_t n : {0, 1, 15, 16, 31, 32, 33, 63, 64, 65, 127, 128, 192, 193, 256, 300}) {
+      CAPTURE(M);
+      CAPTURE(n);
+      const std::int64_t n_blocks = (n + 63) / 64;
+      // Exactly as large as the contract says, so that a sanitizer sees a read beyond the end.
+      auto blocks = rng.codes(n_blocks * 64 * M, 256);
+      auto lut = rng.codes(idx_t{M} * 256, 256);
+      const auto bias = rng.floats(n, 50);
+      if (M == 256) std::fill(lut.begin(), lut.end(), std::uint8_t{255});  // the largest sums
+      const float scale = 0.7f, constant = -3.1f;
+      std::vector<float> bound;
+      for (std::int64_t i = 0; i < n; ++i) {
+        int sum = 0;
+        for (int m = 0; m < M; ++m) sum += lut[m * 256 + blocks[(i / 64 * M + m) * 64 + i % 64]];
+        bound.push_back(static_cast<float>(sum) * scale + (bias[i] + constant));
+      }
+      std::vector<float> thresholds{-std::numeric_limits<float>::infinity(),
+                                    std::numeric_limits<float>::infinity(),
+                                    std::numeric_limits<float>::quiet_NaN()};
+      for (int trial = 0; trial < 3 && n > 0; ++trial)  // equal to a bound: a survivor
+        thresholds.push_back(bound[rng.integer(0, n - 1)]);
+      for (float threshold : thresholds) {
+        std::vector<std::uint64_t> expected(n_blocks, 0), got(n_blocks + 1);
+        for (std::int64_t i = 0; i < n; ++i)
+          expected[i / 64] |= std::uint64_t{bound[i] <= threshold} << (i % 64);
+        expected.push_back(42);  // behind the end: untouched
+        for (SimdLevel level : available_levels()) {
+          CAPTURE(level_name(level));
+          std::fill(got.begin(), got.end(), 42);
+          lut_scan_u8_kernel(level)(blocks.data(), n, M, lut.data(), bias.data(), scale, constant,
+                                    threshold, got.data());
+          CHECK(got == expected);
+        }
+      }
+    }
+}
