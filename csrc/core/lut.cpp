@@ -1,5 +1,9 @@
 #include "core/lut.hpp"
 
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+
 #include "core/check.hpp"
 #include "core/inverted_lists.hpp"
 #include "core/parallel.hpp"
@@ -52,6 +56,50 @@ void AdditiveTables::bias(idx_t nlist, const float* centroids, idx_t n, const id
     const idx_t end = std::min(n, (block + 1) * kBlock);
     for (idx_t i = block * kBlock; i < end; ++i) one(i, r);
   });
+}
+
+bool LutU8::quantize(int M, const float* lut) {
+  constexpr int kLanes = 16, K = 256;  // lanes, so that the compiler can vectorise
+  M_ = M;
+  values_.resize(static_cast<std::size_t>(M * K));
+  float lows[256], range = 0, not_finite = 0;
+  low_ = magnitude_ = 0;
+  for (int m = 0; m < M; ++m) {
+    const float* t = lut + m * K;
+    float low[kLanes], high[kLanes], product[kLanes];
+    for (int j = 0; j < kLanes; ++j) low[j] = high[j] = t[j], product[j] = 0;
+    for (int k = 0; k < K; k += kLanes)
+      for (int j = 0; j < kLanes; ++j) {
+        low[j] = t[k + j] < low[j] ? t[k + j] : low[j];
+        high[j] = t[k + j] > high[j] ? t[k + j] : high[j];
+        product[j] += t[k + j] * 0.0f;  // NaN for a NaN or an inf
+      }
+    for (int j = 0; j < kLanes; ++j) not_finite += product[j];
+    lows[m] = *std::min_element(low, low + kLanes);
+    const float top = *std::max_element(high, high + kLanes);
+    range = std::max(range, top - lows[m]);
+    low_ += lows[m];
+    magnitude_ += std::max(std::abs(lows[m]), std::abs(top));
+  }
+  if (not_finite != 0 || !(range + magnitude_ <= FLT_MAX)) return false;
+  scale_ = range / 255;
+  // Constant tables, or so nearly that the inverse would overflow: the lows alone are a bound.
+  const float inverse = scale_ >= FLT_MIN ? 255 / range : 0.0f;
+  for (int m = 0; m < M; ++m)
+    for (int k = 0; k < K; ++k)
+      values_[m * K + k] =
+          static_cast<std::uint8_t>(static_cast<int>((lut[m * K + k] - lows[m]) * inverse));
+  return true;
+}
+
+float LutU8::constant(float coarse_score, float threshold) const {
+  // With u = 2^-24, A = magnitude and B = |bias|: the score is rounded by at most
+  // u ((M + 1) A + 2 |coarse| + B); its bound by u ((M + 16) A + 4 |coarse| + 2 B), where 8 A stand
+  // for values that rounding made one too large. A bias that matters has B <= 4 (|coarse| + A +
+  // |threshold|): a larger one decides alone on which side of the threshold both are. Together
+  // that is less than u (2 M + 32) (|coarse| + A + |threshold|); half of the margin taken.
+  const float size = std::abs(coarse_score) + magnitude_ + std::abs(threshold);
+  return (coarse_score + low_) - static_cast<float>(M_ + 32) * 0x1p-22f * size;
 }
 
 }  // namespace fq

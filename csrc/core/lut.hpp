@@ -36,4 +36,29 @@ class AdditiveTables {
   std::vector<float> transposed_;  // (d, M * K), negated
 };
 
+// The 8-bit form of one query's tables (nbits 8), for a lower bound of every score.
+//
+// With low_m and range_m of the tables, scale = max_m range_m / 255 and
+// values[m][k] = floor((lut[m][k] - low_m) / scale), so that, but for rounding,
+//   sum_m low_m + scale * sum_m values[m][i_m]  <=  sum_m lut[m][i_m].
+class LutU8 {
+ public:
+  // lut: (M, 256). False, with nothing usable, if an entry is not finite.
+  bool quantize(int M, const float* lut);
+
+  const std::uint8_t* values() const { return values_.data(); }  // (M, 256)
+  float scale() const { return scale_; }
+
+  // The constant of a list for lut_scan_u8: with it, a code whose float score
+  // (coarse_score + sum of lut) + bias is <= threshold survives, for any finite bias. Not finite
+  // if coarse_score or threshold is not: nothing can be said then.
+  float constant(float coarse_score, float threshold) const;
+
+ private:
+  int M_ = 0;
+  float scale_ = 0, low_ = 0;
+  float magnitude_ = 0;  // of the largest sums, without regard to signs
+  std::vector<std::uint8_t> values_;
+};
+
 }  // namespace fq

@@ -18,6 +18,7 @@ struct Worker {  // scratch of one thread
   std::vector<idx_t> list_no;
   std::vector<float> coarse_score, lut;
   std::vector<TopK> coarse_best, shortlists, results;
+  LutU8 lut_u8;
   RerankScratch rerank;
 };
 
@@ -114,7 +115,7 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
       w.shortlists[i].reset(n_short);
       if (all_finite(q + i * d, d))
         scan_lists(lists, nprobe, &w.list_no[i * nprobe], &w.coarse_score[i * nprobe],
-                   &w.lut[i * lut_size], selection, w.shortlists[i]);
+                   &w.lut[i * lut_size], selection, w.lut_u8, w.shortlists[i]);
     }
 
     std::vector<TopK>* best = &w.shortlists;

@@ -1,0 +1,164 @@
+#include "core/shortlist.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cfloat>
+
+#include "support.hpp"
+
+using namespace fq;
+
+namespace {
+
+constexpr int K = 256;
+
+// Lists of random codes around the block size, one of them empty.
+struct Lists {
+  InvertedLists lists;
+  std::vector<idx_t> begin;
+  idx_t n = 0;
+
+  Lists(test::Rng& rng, int M, const std::vector<float>& bias) : lists(6, M, 8) {
+    n = static_cast<idx_t>(bias.size());
+    std::vector<idx_t> list_no, ids, offset(bias.size());
+    for (idx_t i = 0; i < n; ++i) {
+      // Lists 1 to 4 have 1, 63, 64 and 65 entries, list 5 the rest.
+      list_no.push_back(i < 1 ? 1 : i < 64 ? 2 : i < 128 ? 3 : i < 193 ? 4 : 5);
+      ids.push_back((n - i) / 2);  // duplicates, and against the order of storing
+    }
+    lists.add(n, list_no.data(), rng.codes(n * M, K).data(), bias.data(), ids.data(),
+              offset.data());
+    for (idx_t l = 0, sum = 0; l < lists.nlist(); sum += lists.list(l++).size())
+      begin.push_back(sum);
+  }
+};
+
+using Key = std::tuple<float, idx_t, idx_t, idx_t>;
+
+std::vector<Key> keys(TopK& best) {
+  std::vector<Key> result;
+  for (const Candidate& c : best.sorted()) result.push_back({c.score, c.id, c.list_no, c.offset});
+  return result;
+}
+
+// The shortlist against float scores of every code, in the order of operations of the header.
+void check_scan(const Lists& data, const std::vector<float>& lut, const std::vector<float>& coarse,
+                const std::uint8_t* selected) {
+  const InvertedLists& lists = data.lists;
+  const std::vector<idx_t> probed{5, 0, -1, 4, 3, 2, 1};
+  std::vector<std::uint8_t> code(static_cast<std::size_t>(lists.M()));
+  for (idx_t k : {idx_t{1}, idx_t{10}, idx_t{100}, data.n + 1}) {
+    TopK expected(k), got(k);
+    for (std::size_t p = 0; p < probed.size(); ++p)
+      for (idx_t o = 0; probed[p] >= 0 && o < lists.list(probed[p]).size(); ++o) {
+        if (selected && !selected[data.begin[probed[p]] + o]) continue;
+        lists.read_code(probed[p], o, code.data());
+        float sum = 0;
+        for (int m = 0; m < lists.M(); ++m) sum += lut[m * K + code[m]];
+        const InvertedLists::List& list = lists.list(probed[p]);
+        expected.push({(coarse[p] + sum) + list.bias[o], list.ids[o], probed[p], o});
+      }
+    LutU8 scratch;
+    scan_lists(lists, static_cast<idx_t>(probed.size()), probed.data(), coarse.data(), lut.data(),
+               {selected, data.begin.data()}, scratch, got);
+    CHECK(keys(got) == keys(expected));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("shortlist: what float scores of every code give, ties and selections included") {
+  test::Rng rng;
+  const idx_t n = 5000;
+  for (int M : {1, 4, 8, 33, 64, 70}) {
+    CAPTURE(M);
+    const idx_t size = idx_t{M} * K;
+    std::vector<float> coarse = rng.floats(7, 100);
+    std::vector<std::uint8_t> some, none(n, 0);
+    for (idx_t i = 0; i < n; ++i) some.push_back(i % 100 == 0 ? 255 : 0);
+    auto check_all = [&](const std::vector<float>& lut, const std::vector<float>& bias) {
+      const Lists data(rng, M, bias);
+      const std::uint8_t* const selections[] = {nullptr, some.data(), none.data()};
+      for (const std::uint8_t* selected : selections) check_scan(data, lut, coarse, selected);
+    };
+    SUBCASE("random") { check_all(rng.floats(size, 30), rng.floats(n, 50)); }
+    SUBCASE("few distinct scores") {
+      auto lut = rng.floats(size);
+      auto bias = rng.floats(n);
+      for (float& t : lut) t = std::round(t);
+      for (float& b : bias) b = std::round(b);
+      check_all(lut, bias);
+    }
+    SUBCASE("constant tables") {
+      check_all(std::vector<float>(size, -7.3f), rng.floats(n));
+      check_all(std::vector<float>(size, 0.0f), std::vector<float>(n, 0.0f));
+    }
+    SUBCASE("8 bits hold the tables exactly: only the margin covers the roundings") {
+      for (float large : {1e6f, -1e7f}) {
+        std::vector<float> lut(size), bias = rng.floats(n);
+        for (float& t : lut) t = 0.3f * static_cast<float>(rng.integer(0, 255));
+        lut[0] = 0;
+        lut[1] = 0.3f * 255;
+        for (float& c : coarse) c += large;
+        for (float& b : bias) b -= large;
+        check_all(lut, bias);
+      }
+    }
+    SUBCASE("differences lost beside large numbers") {
+      auto lut = rng.floats(size, 1e-3f);
+      for (idx_t i = 0; i < size; ++i) lut[i] += i / K % 2 ? 1e4f : -1e4f;
+      check_all(lut, rng.floats(n, 1e-3f));
+      auto bias = rng.floats(n, 1e-3f);
+      for (float& b : bias) b += 1e6f;
+      check_all(rng.floats(size, 1e-3f), bias);
+      for (idx_t i = 0; i < n; i += 7) bias[i] = -1e30f;
+      check_all(rng.floats(size), bias);
+    }
+    SUBCASE("tiny and huge") {
+      check_all(rng.floats(size, 1e-38f), rng.floats(n, 1e-38f));
+      check_all(rng.floats(size, 1e35f), rng.floats(n, 1e35f));
+      auto lut = rng.floats(size);
+      lut[3] = FLT_MAX;
+      lut[4] = -FLT_MAX;  // the range overflows
+      check_all(lut, rng.floats(n));
+    }
+    SUBCASE("one table far wider than the others") {
+      auto lut = rng.floats(size);
+      for (int k = 0; k < K; ++k) lut[k] *= 1e5f;
+      check_all(lut, rng.floats(n));
+    }
+  }
+}
+
+TEST_CASE("lut_u8: bounds from below, and no closer than they must be") {
+  test::Rng rng;
+  for (int M : {1, 8, 64}) {
+    const auto lut = rng.floats(idx_t{M} * K, 100);
+    LutU8 bounds;
+    REQUIRE(bounds.quantize(M, lut.data()));
+    float low = 0;
+    for (int m = 0; m < M; ++m) low += *std::min_element(&lut[m * K], &lut[m * K] + K);
+    CHECK(bounds.constant(10, 1e3f) == doctest::Approx(10 + low).epsilon(1e-4));
+    for (int i = 0; i < M * K; ++i) {
+      const int m = i / K;
+      const float table_low = *std::min_element(&lut[m * K], &lut[m * K] + K);
+      const float slack = lut[i] - (table_low + bounds.scale() * bounds.values()[i]);
+      CHECK(slack >= -1e-3f);
+      CHECK(slack <= bounds.scale() * 1.001f);
+    }
+  }
+}
+
+TEST_CASE("lut_u8: nothing from tables that are not finite") {
+  std::vector<float> lut(2 * K, 1.0f);
+  LutU8 bounds;
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                    -std::numeric_limits<float>::infinity()})
+    for (int i : {0, 17, K, 2 * K - 1}) {
+      auto changed = lut;
+      changed[i] = bad;
+      CHECK_FALSE(bounds.quantize(2, changed.data()));
+    }
+  CHECK(bounds.quantize(2, lut.data()));
+  CHECK(std::isinf(bounds.constant(0, std::numeric_limits<float>::infinity())));
+}
