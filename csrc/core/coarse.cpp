@@ -2,24 +2,90 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <cmath>
 
 #include "core/check.hpp"
 #include "core/distance.hpp"
 #include "core/parallel.hpp"
+#include "dispatch/dispatch.hpp"
 
 namespace fq {
+namespace {
+
+constexpr idx_t kBlock = 16;  // queries together: the width that gemm_f32 asks for
+
+float squared_norm(const float* x, idx_t d) {
+  return sum_terms(d, [=](idx_t i) { return x[i] * x[i]; });
+}
+
+// Fills scratch.scores (nq, nlist) with |c|^2 - 2 <q, c>, which is the score less |q|^2 (L2), or
+// with -<q, c>. Returns a size that they exceed by roundings only, in either direction.
+float scores_by_product(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const float* q,
+                        Metric metric, CoarseScratch& scratch) {
+  constexpr idx_t kChunk = 1024;  // centroids whose products stay in a cache
+  auto& [best, columns, products, norms, scores] = scratch;
+  columns.assign(static_cast<std::size_t>(d * kBlock), 0.0f);
+  products.resize(kChunk * kBlock);
+  norms.resize(kChunk);
+  scores.resize(static_cast<std::size_t>(nq * nlist));
+  float q_norm = 0, c_norm = 0;
+  for (idx_t i = 0; i < nq; ++i) {
+    if (!all_finite(q + i * d, d)) continue;  // it has no result, and must not spoil the bound
+    q_norm = std::max(q_norm, squared_norm(q + i * d, d));
+    for (idx_t j = 0; j < d; ++j) columns[j * kBlock + i] = q[i * d + j];
+  }
+  const bool l2 = metric == Metric::L2;
+  const float factor = l2 ? -2.0f : -1.0f;
+  for (idx_t begin = 0; begin < nlist; begin += kChunk) {
+    const idx_t n = std::min(kChunk, nlist - begin);
+    const float* c = centroids + begin * d;
+    gemm_f32_kernel()(n, kBlock, d, c, columns.data(), products.data(), Epilogue::Store);
+    for (idx_t l = 0; l < n; ++l) {
+      const float norm = squared_norm(c + l * d, d);
+      c_norm = norm <= c_norm ? c_norm : norm;  // NaN stays
+      norms[l] = l2 ? norm : 0.0f;
+    }
+    for (idx_t i = 0; i < nq; ++i)
+      for (idx_t l = 0; l < n; ++l)
+        scores[i * nlist + begin + l] = norms[l] + factor * products[l * kBlock + i];
+  }
+  const float size = std::sqrt(q_norm) + std::sqrt(c_norm);
+  return size * size;
+}
+
+}  // namespace
 
 void assign_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const float* q,
-                  idx_t nprobe, Metric metric, std::vector<TopK>& best, idx_t* list_no,
+                  idx_t nprobe, Metric metric, CoarseScratch& scratch, idx_t* list_no,
                   float* score) {
+  std::vector<TopK>& best = scratch.best;
   if (best.size() < static_cast<std::size_t>(nq)) best.resize(static_cast<std::size_t>(nq));
   for (idx_t i = 0; i < nq; ++i) best[i].reset(nprobe);
-  // Centroids outside: each is read once for the whole block of queries.
-  for (idx_t l = 0; l < nlist; ++l)
+  auto push = [&](idx_t i, idx_t l) {
+    const float s = exact_score(q + i * d, centroids + l * d, d, metric);
+    if (s <= best[i].threshold()) best[i].push({s, l, 0, 0});
+  };
+  float size = INFINITY;
+  if (nq >= 4 && nprobe <= nlist / 4)  // else the product costs more than it saves
+    size = scores_by_product(nlist, centroids, d, nq, q, metric, scratch);
+  if (2 * size <= FLT_MAX) {
+    // How far those scores may be from exact_score, both roundings included: gemm_f32 allows
+    // (d + 1) 2^-23 |q| |c|, and |q| |c| is at most size / 4; the other sums have less than
+    // d / 16 + 8 roundings of terms that add up to at most size. FLT_MIN is for underflows.
+    const float error = static_cast<float>(d + 16) * 0x1p-23f * size + FLT_MIN;
     for (idx_t i = 0; i < nq; ++i) {
-      const float s = exact_score(q + i * d, centroids + l * d, d, metric);
-      if (s <= best[i].threshold()) best[i].push({s, l, 0, 0});
+      // A centroid among the nprobe best is at most one error above the nprobe-th best score, which
+      // is at most one error above the bound.
+      const float* s = scratch.scores.data() + i * nlist;
+      const float bound = bound_of_nth(s, nlist, nprobe, nprobe / 4 + 8, -2 * size, 2 * size);
+      for (idx_t l = 0; l < nlist; ++l)
+        if (s[l] <= bound + 2 * error) push(i, l);
     }
+  } else {
+    // Centroids outside: each is read once for the whole block of queries.
+    for (idx_t l = 0; l < nlist; ++l)
+      for (idx_t i = 0; i < nq; ++i) push(i, l);
+  }
   for (idx_t i = 0; i < nq; ++i, list_no += nprobe, score += nprobe) {
     std::fill_n(list_no, nprobe, idx_t{-1});
     std::fill_n(score, nprobe, 0.0f);
@@ -35,13 +101,12 @@ void assign_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const 
 void assign(idx_t nlist, const float* centroids, idx_t d, idx_t n, const float* x, idx_t nprobe,
             Metric metric, idx_t* list_no, float* distance, const Execution& run) {
   check(nprobe >= 1, "nprobe: expected at least 1, got ", nprobe);
-  constexpr idx_t kBlock = 16;
   const idx_t n_blocks = (n + kBlock - 1) / kBlock;
-  std::vector<std::vector<TopK>> best(static_cast<std::size_t>(n_workers(n_blocks, run)));
+  std::vector<CoarseScratch> scratch(static_cast<std::size_t>(n_workers(n_blocks, run)));
   const bool l2 = metric == Metric::L2;
   parallel_for(n_blocks, run, [&](idx_t block, int worker) {
     const idx_t begin = block * kBlock, end = std::min(n, begin + kBlock);
-    assign_block(nlist, centroids, d, end - begin, x + begin * d, nprobe, metric, best[worker],
+    assign_block(nlist, centroids, d, end - begin, x + begin * d, nprobe, metric, scratch[worker],
                  list_no + begin * nprobe, distance + begin * nprobe);
     for (idx_t i = begin * nprobe; i < end * nprobe; ++i)
       distance[i] = list_no[i] < 0 ? (l2 ? FLT_MAX : -FLT_MAX) : (l2 ? distance[i] : -distance[i]);

@@ -17,7 +17,8 @@ namespace {
 struct Worker {  // scratch of one thread
   std::vector<idx_t> list_no;
   std::vector<float> coarse_score, lut;
-  std::vector<TopK> coarse_best, shortlists, results;
+  CoarseScratch coarse;
+  std::vector<TopK> shortlists, results;
   LutU8 lut_u8;
   RerankScratch rerank;
 };
@@ -55,7 +56,7 @@ void probe(const SearchArgs& a, idx_t begin, idx_t nq, idx_t nprobe, Worker& w) 
   w.coarse_score.resize(static_cast<std::size_t>(n));
   const float* q = a.q + begin * d;
   if (!a.coarse_list_no) {
-    assign_block(a.lists.nlist(), a.centroids, d, nq, q, nprobe, a.metric, w.coarse_best,
+    assign_block(a.lists.nlist(), a.centroids, d, nq, q, nprobe, a.metric, w.coarse,
                  w.list_no.data(), w.coarse_score.data());
     return;
   }

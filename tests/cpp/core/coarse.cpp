@@ -1,0 +1,69 @@
+#include "core/coarse.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cfloat>
+#include <limits>
+
+#include "core/distance.hpp"
+#include "support.hpp"
+
+using namespace fq;
+
+namespace {
+
+// Every row against the exact scores of all centroids, for batches of all kinds.
+void check_assign(const std::vector<float>& centroids, const std::vector<float>& x, idx_t d) {
+  const idx_t nlist = static_cast<idx_t>(centroids.size()) / d;
+  for (Metric metric : {Metric::L2, Metric::InnerProduct})
+    for (idx_t n : {1, 3, 4, 15, 16, 17, 40})
+      for (idx_t nprobe : {idx_t{1}, idx_t{7}, nlist / 4, nlist / 4 + 1, nlist + 2}) {
+        CAPTURE(n);
+        CAPTURE(nprobe);
+        const float sign = metric == Metric::L2 ? 1.0f : -1.0f;
+        std::vector<idx_t> list_no(n * nprobe), expected_list_no;
+        std::vector<float> distance(n * nprobe), expected_distance;
+        assign(nlist, centroids.data(), d, n, x.data(), nprobe, metric, list_no.data(),
+               distance.data(), {2});
+        for (idx_t i = 0; i < n; ++i) {
+          TopK best(nprobe);
+          for (idx_t l = 0; l < nlist && all_finite(&x[i * d], d); ++l)
+            best.push({exact_score(&x[i * d], &centroids[l * d], d, metric), l, 0, 0});
+          for (const Candidate& c : best.sorted()) {
+            expected_list_no.push_back(c.id);
+            expected_distance.push_back(sign * c.score);
+          }
+          expected_list_no.resize((i + 1) * nprobe, -1);
+          expected_distance.resize((i + 1) * nprobe, sign * FLT_MAX);
+        }
+        CHECK(list_no == expected_list_no);
+        CHECK(distance == expected_distance);
+      }
+}
+
+}  // namespace
+
+TEST_CASE("coarse: the best by exact scores, whatever the batch") {
+  test::Rng rng;
+  const idx_t d = 19, n = 40, nlist = 1100;
+  auto centroids = rng.floats(nlist * d), x = rng.floats(n * d);
+  SUBCASE("random, and a query that is not finite") {
+    x[5 * d + 3] = std::numeric_limits<float>::quiet_NaN();
+    x[6 * d] = std::numeric_limits<float>::infinity();
+    x[7 * d] = 3e38f;  // finite, but not its norm
+  }
+  SUBCASE("duplicates") {
+    for (idx_t l = 0; l < nlist / 2; ++l)
+      std::copy_n(&centroids[l * d], d, &centroids[(nlist - 1 - l) * d]);
+  }
+  SUBCASE("differences lost beside large numbers") {
+    for (float& v : centroids) v = 1000 + 1e-3f * v;
+    for (float& v : x) v = 1000 + 1e-3f * v;
+  }
+  SUBCASE("all zero") { std::fill(centroids.begin(), centroids.end(), 0.0f); }
+  SUBCASE("underflow") {
+    for (float& v : centroids) v *= 1e-21f;
+    for (float& v : x) v *= 1e-21f;
+  }
+  check_assign(centroids, x, d);
+}
