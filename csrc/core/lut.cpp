@@ -85,10 +85,13 @@ bool LutU8::quantize(int M, const float* lut) {
   scale_ = range / 255;
   // Constant tables, or so nearly that the inverse would overflow: the lows alone are a bound.
   const float inverse = scale_ >= FLT_MIN ? 255 / range : 0.0f;
-  for (int m = 0; m < M; ++m)
+  for (int m = 0; m < M; ++m) {
+    const float* t = lut + m * K;
+    const float low = lows[m];
+    std::uint8_t* out = values_.data() + m * K;  // local, or every byte stored could change it
     for (int k = 0; k < K; ++k)
-      values_[m * K + k] =
-          static_cast<std::uint8_t>(static_cast<int>((lut[m * K + k] - lows[m]) * inverse));
+      out[k] = static_cast<std::uint8_t>(static_cast<int>((t[k] - low) * inverse));
+  }
   return true;
 }
 
