@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "dispatch/dispatch.hpp"
 
@@ -18,6 +19,25 @@ constexpr int kDense = 16;
 
 std::uint64_t first_bits(idx_t n) {
   return n < kScanBlock ? (std::uint64_t{1} << n) - 1 : ~std::uint64_t{0};
+}
+
+// `bits` without those whose byte is zero.
+std::uint64_t selected_of(std::uint64_t bits, const std::uint8_t* selected) {
+  std::uint64_t result = 0;
+  for (std::uint64_t rest = bits; rest;) {
+    const int i = std::countr_zero(rest);
+    if ((rest >> i & 255) == 255) {  // eight at once: a selection is often sparse
+      std::uint64_t eight;
+      std::memcpy(&eight, selected + i, 8);
+      if (eight == 0) {
+        rest &= ~(std::uint64_t{255} << i);
+        continue;
+      }
+    }
+    result |= std::uint64_t{selected[i] != 0} << i;
+    rest &= rest - 1;
+  }
+  return result;
 }
 
 // One code's sum as lut_scan adds it.
@@ -48,10 +68,7 @@ void scan_lists(const InvertedLists& lists, idx_t n_probed, const idx_t* list_no
 
     // Scores those codes of a block that are in `bits`; the block starts at offset `begin`.
     auto enter = [&](const std::uint8_t* block, idx_t begin, std::uint64_t bits) {
-      for (std::uint64_t rest = selected ? bits : 0; rest; rest &= rest - 1) {
-        const int i = std::countr_zero(rest);
-        bits &= ~(std::uint64_t{selected[begin + i] == 0} << i);
-      }
+      if (selected) bits = selected_of(bits, selected + begin);
       if (!bits) return;
       const float* bias = list.bias.data() + begin;
       float score[kScanBlock];
