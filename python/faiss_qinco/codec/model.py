@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from .config import QINCoConfig
 
@@ -105,9 +106,12 @@ class QINCo(nn.Module):
         self.steps = cast("list[Step]", steps)
 
     def decode(self, codes: Tensor) -> list[Tensor]:
-        """codes (n, 1 + n_steps) int64, the base first -> [x̂_0, x̂_1 …], each (n, d)."""
-        x_hats = [self.base[codes[:, 0]]]
+        """codes (n, 1 + n_steps) int64, the base first -> [x̂_0, x̂_1 …], each (n, d).
+
+        `embedding`, not indexing, whose gradient adds up in the order that threads happen to run.
+        """
+        x_hats = [embedding(codes[:, 0], self.base)]
         for m, step in enumerate(self.steps):
             x_hat = x_hats[-1]
-            x_hats.append(x_hat + step(step.codebook[codes[:, m + 1]], x_hat))
+            x_hats.append(x_hat + step(embedding(codes[:, m + 1], step.codebook), x_hat))
         return x_hats

@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from ..storage.container import read_tensors, write_tensors
 from .config import QINCoConfig, TrainingConfig, resolve_device
@@ -249,7 +250,7 @@ class _Run:
             loss = loss + (x_hats[m + 1] - x).square().sum(1).mean()
             if step.preselect is not None:
                 target = x - x_hats[m].detach()
-                error = step.preselect[codes[:, m + 1]] - target
+                error = embedding(codes[:, m + 1], step.preselect) - target
                 loss = loss + error.square().sum(1).mean()
         return loss / x.shape[1]
 
