@@ -2,6 +2,7 @@
 
 #include "bindings/arrays.hpp"
 #include "core/qinco_decode.hpp"
+#include "core/qinco_encode.hpp"
 #include "core/qinco_weights.hpp"
 
 namespace fq::bind {
@@ -11,9 +12,22 @@ using MaybeFloats = std::optional<Floats>;
 
 void add_step(QincoWeights& self, const Floats& codebook, const MaybeFloats& in_proj,
               const Floats& concat_weight, const MaybeFloats& concat_bias, const Floats& up,
-              const Floats& down, const MaybeFloats& out_proj) {
+              const Floats& down, const MaybeFloats& out_proj, const MaybeFloats& preselect) {
   self.add_step(view(codebook), view(in_proj), view(concat_weight), view(concat_bias), view(up),
-                view(down), view(out_proj));
+                view(down), view(out_proj), view(preselect));
+}
+
+Bytes encode_vectors(const QincoWeights& weights, const Floats& x,
+                     const std::optional<Ids>& list_no, int A, int B, int n_threads) {
+  check_array("x", x, {kAny, weights.d()});
+  const idx_t n = x.shape(0);
+  if (list_no) check_array("list_no", *list_no, {n});
+  Bytes codes({n, static_cast<idx_t>(weights.M())});
+  std::uint8_t* out = codes.mutable_data();
+  const Execution run = execution(n_threads);
+  const py::gil_scoped_release nogil;
+  encode(weights, n, x.data(), data_or_null(list_no), A, B, out, run);
+  return codes;
 }
 
 Floats decode_codes(const QincoWeights& weights, const std::optional<Ids>& list_no,
@@ -49,10 +63,13 @@ void bind_qinco(py::module_& m) {
       .def(
           "add_step", add_step, arg("codebook"), arg("in_proj"), arg("concat_weight"),
           arg("concat_bias"), arg("up"), arg("down"), arg("out_proj"),
+          arg("preselect") = py::none(),
           "One step, all float32 in torch's (out, in) layout: codebook (K, d), in_proj (d_e, d) or "
           "None, concat_weight (d_e, d_e + d), concat_bias (d_e) or None, up (L, d_h, d_e), down "
           "(L, "
-          "d_e, d_h), out_proj (d, d_e) or None. None: identity (d_e == d), or no bias.")
+          "d_e, d_h), out_proj (d, d_e) or None, preselect (K, d) or None. None: identity (d_e == "
+          "d), "
+          "no bias, no pre-selection.")
       .def_property_readonly("d", &QincoWeights::d)
       .def_property_readonly("d_e", &QincoWeights::d_e)
       .def_property_readonly("d_h", &QincoWeights::d_h)
@@ -65,6 +82,11 @@ void bind_qinco(py::module_& m) {
       .def_property_readonly("ivf", &QincoWeights::ivf)
       .def_property_readonly("skip", &QincoWeights::skip)
       .def_property_readonly("n_base", &QincoWeights::n_base);
+  m.def("encode", encode_vectors, arg("weights"), arg("x"), arg("list_no"), arg("A"), arg("B"),
+        arg("n_threads") = 1,
+        "Codes (n, M) uint8 of x (n, d) float32, finite, in the original space, by beam search. "
+        "list_no (n) int64 with an IVF, else None. A: codewords pre-selected per hypothesis (K: "
+        "all). B: hypotheses. Ctrl-C raises KeyboardInterrupt.");
   m.def("decode", decode_codes, arg("weights"), arg("list_no"), arg("codes"), arg("n_threads") = 1,
         arg("n_steps") = py::none(),
         "Vectors (n, d) float32 in the original space. list_no (n) int64, needed with an IVF; -1 "

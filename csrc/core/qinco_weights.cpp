@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "core/check.hpp"
+#include "core/distance.hpp"
+#include "dispatch/dispatch.hpp"
 
 namespace fq {
 namespace {
@@ -45,13 +47,20 @@ Matrix transpose(const float* a, idx_t out, idx_t in, idx_t stride) {
   return m;
 }
 
-// y = a x + y0 in double. a: (rows, x.size()), its rows `stride` apart.
-std::vector<double> affine(const float* a, idx_t stride, const std::vector<double>& x,
-                           std::vector<double> y) {
-  for (std::size_t r = 0; r < y.size(); ++r)
-    for (std::size_t i = 0; i < x.size(); ++i)
-      y[r] += a[static_cast<idx_t>(r) * stride + static_cast<idx_t>(i)] * x[i];
-  return y;
+// rows times b, (rows.rows, b.cols).
+Matrix product(const Matrix& rows, const Matrix& b) {
+  Matrix m{rows.rows, b.cols, std::vector<float>(static_cast<std::size_t>(rows.rows * b.cols))};
+  gemm_f32_kernel()(m.rows, m.cols, rows.cols, rows.data.data(), b.data.data(), m.data.data(),
+                    Epilogue::Store);
+  return m;
+}
+
+std::vector<float> half_norms(const ArrayView& a) {
+  const idx_t d = a.shape[1];
+  std::vector<float> norms;
+  for (const float *row = a.data, *end = row + a.shape[0] * d; row < end; row += d)
+    norms.push_back(sum_terms(d, [=](idx_t j) { return row[j] * row[j]; }) / 2);
+  return norms;
 }
 
 }  // namespace
@@ -68,11 +77,15 @@ QincoWeights::QincoWeights(int nbits, bool ivf, bool skip, const ArrayView& mean
   check_shape("base", base, {ivf ? std::max<idx_t>(base.shape[0], 1) : K(), d_});
   mean_.assign(mean.data, mean.data + d_);
   base_ = pad_columns(base.data, base.shape[0], d_);
+  if (ivf) return;
+  base_columns_ = transpose(base.data, K(), d_, d_);
+  base_half_norms_ = half_norms(base);
 }
 
 void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
                             const ArrayView& concat_weight, const ArrayView& concat_bias,
-                            const ArrayView& up, const ArrayView& down, const ArrayView& out_proj) {
+                            const ArrayView& up, const ArrayView& down, const ArrayView& out_proj,
+                            const ArrayView& preselect) {
   check_ndim("concat_weight", concat_weight, 2);
   check_ndim("up", up, 3);
   const bool first = steps_.empty();
@@ -87,26 +100,29 @@ void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
   if (in_proj.data || d_e != d_) check_shape("in_proj", in_proj, {d_e, d_});
   if (out_proj.data || d_e != d_) check_shape("out_proj", out_proj, {d_, d_e});
   if (concat_bias.data) check_shape("concat_bias", concat_bias, {d_e});
+  if (preselect.data) check_shape("preselect", preselect, {K(), d_});
 
   QincoStep step;
   step.codebook = pad_columns(codebook.data, K(), d_);
-  std::vector<float> table;
-  for (int code = 0; code < K(); ++code) {  // u + W_u u + b
-    const std::vector<double> c(codebook.data + code * d_, codebook.data + (code + 1) * d_);
-    const std::vector<double> zero(static_cast<std::size_t>(d_e), 0.0);
-    const std::vector<double> u = in_proj.data ? affine(in_proj.data, d_, c, zero) : c;
-    std::vector<double> z = affine(concat_weight.data, d_e + d_, u, u);
+  const idx_t stride = d_e + d_;
+  const Matrix u =
+      in_proj.data ? product(step.codebook, transpose(in_proj.data, d_e, d_, d_)) : step.codebook;
+  step.table = product(u, transpose(concat_weight.data, d_e, d_e, stride));  // u + W_u u + b
+  for (idx_t code = 0; code < K(); ++code)
     for (idx_t j = 0; j < d_e; ++j)
-      table.push_back(
-          static_cast<float>(z[j] + (concat_bias.data ? double{concat_bias.data[j]} : 0.0)));
-  }
-  step.table = pad_columns(table.data(), K(), d_e);
-  step.x_weight = transpose(concat_weight.data + d_e, d_e, d_, d_e + d_);
+      step.table.data[code * step.table.cols + j] +=
+          u.data[code * u.cols + j] + (concat_bias.data ? concat_bias.data[j] : 0.0f);
+  step.x_weight = transpose(concat_weight.data + d_e, d_e, d_, stride);
   for (idx_t l = 0; l < L; ++l) {
     step.up.push_back(transpose(up.data + l * d_h * d_e, d_h, d_e, d_e));
     step.down.push_back(transpose(down.data + l * d_e * d_h, d_e, d_h, d_h));
   }
   if (out_proj.data) step.out = transpose(out_proj.data, d_, d_e, d_e);
+  if (L > 0) step.up_table = product(step.table, step.up[0]);
+  if (preselect.data) {
+    step.preselect = transpose(preselect.data, K(), d_, d_);
+    step.preselect_half_norms = half_norms(preselect);
+  }
 
   steps_.push_back(std::move(step));
   d_e_ = d_e;

@@ -1,12 +1,14 @@
-// The weights of a trained model, compiled for decoding.
+// The weights of a trained model, compiled for decoding and encoding.
 //
 // Step m of QINCo2 (Vallaeys et al., ICLR 2025; QINCo: Huijben et al., ICML 2024):
 //   u = In c        z = u + W [u; x] + b        z += Down_l relu(Up_l z)  for each l
 //   f(c, x) = c + Out z  (QINCo2)   or   Out z  (QINCo1, without skip);   In, Out: identity if
 //   absent
 // At inference u + W_u u + b depends on the codeword only: one table (K, d_e) per step, so that
-// what is left is W_x x, the blocks and Out. All matrices are transposed to (in, out), and both
-// sides zero-padded to multiples of 16 as gemm_f32 asks; padded components stay zero throughout.
+// what is left is W_x x, the blocks and Out. What the first Up makes of that table is a table too:
+// in encoding, the candidates of one x then share the whole first product. All matrices are
+// transposed to (in, out), and both sides zero-padded to multiples of 16 as gemm_f32 asks; padded
+// components stay zero throughout.
 #pragma once
 
 #include <vector>
@@ -30,7 +32,10 @@ struct QincoStep {
   Matrix table;     // (K, d_e)
   Matrix x_weight;  // (d, d_e)
   std::vector<Matrix> up, down;
-  Matrix out;  // (d_e, d); empty: identity
+  Matrix out;        // (d_e, d); empty: identity
+  Matrix up_table;   // (K, d_h): the table times the first Up; empty without blocks
+  Matrix preselect;  // (d, K), and half the squared norms of its columns; empty: none
+  std::vector<float> preselect_half_norms;
 };
 
 class QincoWeights {
@@ -42,10 +47,10 @@ class QincoWeights {
 
   // codebook (K, d); in_proj (d_e, d) and out_proj (d, d_e) may be absent where d_e == d;
   // concat_weight (d_e, d_e + d) = [W_u W_x]; concat_bias (d_e) may be absent; up (L, d_h, d_e);
-  // down (L, d_e, d_h). The first step fixes d_e, d_h and L.
+  // down (L, d_e, d_h); preselect (K, d) may be absent. The first step fixes d_e, d_h and L.
   void add_step(const ArrayView& codebook, const ArrayView& in_proj, const ArrayView& concat_weight,
                 const ArrayView& concat_bias, const ArrayView& up, const ArrayView& down,
-                const ArrayView& out_proj);
+                const ArrayView& out_proj, const ArrayView& preselect = {});
 
   int nbits() const { return nbits_; }
   int K() const { return 1 << nbits_; }
@@ -60,6 +65,9 @@ class QincoWeights {
   float std() const { return std_; }
   const std::vector<float>& mean() const { return mean_; }
   const Matrix& base() const { return base_; }
+  // Without an IVF, the first codebook as `preselect` of a step.
+  const Matrix& base_columns() const { return base_columns_; }
+  const std::vector<float>& base_half_norms() const { return base_half_norms_; }
   const std::vector<QincoStep>& steps() const { return steps_; }
 
  private:
@@ -67,8 +75,8 @@ class QincoWeights {
   bool ivf_, skip_;
   float std_;
   idx_t d_ = 0, d_e_ = 0, d_h_ = 0, L_ = 0;
-  std::vector<float> mean_;
-  Matrix base_;
+  std::vector<float> mean_, base_half_norms_;
+  Matrix base_, base_columns_;
   std::vector<QincoStep> steps_;
 };
 

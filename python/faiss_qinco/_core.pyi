@@ -61,6 +61,7 @@ class QincoWeights:
         up: _Floats,
         down: _Floats,
         out_proj: _Floats | None,
+        preselect: _Floats | None = None,
     ) -> None: ...
     @property
     def d(self) -> int: ...
@@ -83,6 +84,14 @@ class QincoWeights:
     @property
     def n_base(self) -> int: ...
 
+def encode(
+    weights: QincoWeights,
+    x: _Floats,
+    list_no: _Ids | None,
+    A: int,
+    B: int,
+    n_threads: int = 1,
+) -> _Codes: ...
 def decode(
     weights: QincoWeights,
     list_no: _Ids | None,

@@ -32,7 +32,7 @@ struct Rng {
 
 struct Model {
   struct Step {
-    std::vector<float> codebook, in, concat, bias, up, down, out;
+    std::vector<float> codebook, in, concat, bias, up, down, out, preselect;
   };
   int nbits, n_steps;
   bool ivf, skip, projections;
@@ -64,12 +64,14 @@ struct Model {
                 {},
                 rng.floats(L * d_h * d_e, s),
                 rng.floats(L * d_e * d_h, s),
+                {},
                 {}};
       if (projections) {
         step.in = rng.floats(d_e * d, s);
         step.out = rng.floats(d * d_e, s);
       }
       if (m % 2 == 0) step.bias = rng.floats(d_e, s);
+      step.preselect = rng.floats((idx_t{1} << nbits) * d, 0.5f);
       steps.push_back(step);
     }
   }
@@ -84,7 +86,8 @@ struct Model {
     for (const Step& s : steps)
       w.add_step(view(s.codebook, {1 << nbits, d}), view(s.in, {d_e, d}),
                  view(s.concat, {d_e, d_e + d}), view(s.bias, {d_e}), view(s.up, {L, d_h, d_e}),
-                 view(s.down, {L, d_e, d_h}), view(s.out, {d, d_e}));
+                 view(s.down, {L, d_e, d_h}), view(s.out, {d, d_e}),
+                 view(s.preselect, {1 << nbits, d}));
     return w;
   }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,20 +91,15 @@ class QINCoCodec:
         A: int | None = None,
         B: int | None = None,
         device: str = "auto",
-        bf16: bool | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """Encode by beam search (QINCo2, section 3.2).
+        """Encode by beam search (QINCo2, section 3.2): in the extension, or in torch on a GPU.
 
         x (n, d) finite. Behind an IVF, list_no (n,) int64 says which list each vector goes to
         (default: the nearest centroid in L2) and the result is (n, M + 1) int32, the list first;
-        else (n, M) uint8. A, B: default the config's. Raises ValueError for wrong shapes.
+        else (n, M) uint8. A, B: default the config's; A 0: all codewords. device: "auto", "cpu"
+        or a torch device. Raises ValueError for wrong shapes.
         """
-        import torch
-
-        from .encoding import beam_encode, chunks, compile_steps
-        from .training import use_bf16
-
         x = _rows("x", x, self.d)
         if self.nlist is not None and list_no is None:
             list_no = _core.assign(
@@ -118,19 +114,33 @@ class QINCoCodec:
         A = width_default if A is None else (self.K if A == 0 else min(A, self.K))
         B = beam_default if B is None else B
         device = resolve_device(device)
-        model = self._model(device)
-        dtype = torch.bfloat16 if use_bf16(bf16, device) else torch.float32
-        steps = compile_steps(model, dtype)
-        columns = self.M if self.nlist is None else self.M + 1
-        codes = np.empty((len(x), columns), np.uint8 if self.nlist is None else np.int32)
+        encode = self._encode if device == "cpu" else partial(self._encode_torch, device=device)
+        codes = np.empty((len(x), self.M), np.uint8)
         with _bar(len(x), progress) as bar:
-            for part in chunks(len(x), ENCODE_BATCH):
-                rows = (x[part].astype(np.float32) - self.mean) / np.float32(self.std)
-                lists = None if list_no is None else torch.from_numpy(list_no[part]).to(device)
-                batch = torch.from_numpy(rows).to(device)
-                codes[part] = beam_encode(model, steps, batch, lists, A, B)[0].cpu().numpy()
+            for i in range(0, len(x), ENCODE_BATCH):
+                part = slice(i, i + ENCODE_BATCH)
+                rows = np.ascontiguousarray(x[part], np.float32)
+                codes[part] = encode(rows, None if list_no is None else list_no[part], A, B)
                 bar.update(len(rows))
-        return codes
+        return codes if list_no is None else np.column_stack((list_no, codes)).astype(np.int32)
+
+    def _encode(self, x: np.ndarray, list_no: np.ndarray | None, A: int, B: int) -> np.ndarray:
+        return _core.encode(self.weights, x, list_no, A, B, get_num_threads())
+
+    def _encode_torch(
+        self, x: np.ndarray, list_no: np.ndarray | None, A: int, B: int, device: str
+    ) -> np.ndarray:
+        import torch
+
+        from .encoding import beam_encode, compile_steps
+        from .training import use_bf16
+
+        model = self._model(device)
+        dtype = torch.bfloat16 if use_bf16(None, device) else torch.float32
+        rows = torch.from_numpy((x - self.mean) / np.float32(self.std)).to(device)
+        lists = None if list_no is None else torch.from_numpy(list_no).to(device)
+        codes = beam_encode(model, compile_steps(model, dtype), rows, lists, A, B)[0]
+        return codes[:, -self.M :].to(torch.uint8).cpu().numpy()
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """codes (n, m) integers, m <= M (or M + 1 behind an IVF, the list first) -> (n, d) float32.
@@ -164,33 +174,10 @@ class QINCoCodec:
     def weights(self) -> _core.QincoWeights:
         """The weights as the extension packs them, made once."""
         if self._weights is None:
-            self._weights = self._pack()
-        return self._weights
-
-    def _pack(self) -> _core.QincoWeights:
-        t = self.tensors
-        packed = _core.QincoWeights(
-            self.nbits, self.nlist is not None, not self.config.qinco1, self.mean, self.std,
-            t["base"],
-        )  # fmt: skip
-        L, d_e, d_h = self.config.L, self.config.width(self.d), self.config.d_h
-        for m in range(self.M if self.nlist is not None else self.M - 1):
-            s = f"steps.{m}."
-            W = t[s + "concat.mlp.weight"]
-            if self.config.low_rank:
-                W = W @ t[s + "concat.down.weight"]
-            up = [t[f"{s}blocks.{i}.up.weight"] for i in range(L)]
-            down = [t[f"{s}blocks.{i}.down.weight"] for i in range(L)]
-            packed.add_step(
-                t[s + "codebook"],
-                t.get(s + "in_proj.weight"),
-                W,
-                t.get(s + "concat.mlp.bias"),
-                np.stack(up) if L else np.empty((0, d_h, d_e), np.float32),
-                np.stack(down) if L else np.empty((0, d_e, d_h), np.float32),
-                t.get(s + "out_proj.weight"),
+            self._weights = pack_weights(
+                self.config, self.nbits, self.nlist is not None, self.mean, self.std, self.tensors
             )
-        return packed
+        return self._weights
 
     def _model(self, device: str) -> QINCo:
         import torch
@@ -247,6 +234,42 @@ class QINCoCodec:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return QINCoCodec.from_state, self.state()
+
+
+def pack_weights(
+    config: QINCoConfig,
+    nbits: int,
+    ivf: bool,
+    mean: np.ndarray,
+    std: float,
+    tensors: dict[str, np.ndarray],
+) -> _core.QincoWeights:
+    """The weights in `tensors`, as a codec names them, in the form that the extension takes."""
+    packed = _core.QincoWeights(nbits, ivf, not config.qinco1, mean, std, tensors["base"])
+    L, d_e, d_h = config.L, config.width(len(mean)), config.d_h
+    m = 0
+    while step := _part(tensors, f"steps.{m}."):
+        m += 1
+        W = step["concat.mlp.weight"]
+        if config.low_rank:
+            W = np.einsum("er,rd", W, step["concat.down.weight"])  # no BLAS: its threads would spin
+        up = [step[f"blocks.{i}.up.weight"] for i in range(L)]
+        down = [step[f"blocks.{i}.down.weight"] for i in range(L)]
+        packed.add_step(
+            step["codebook"],
+            step.get("in_proj.weight"),
+            W,
+            step.get("concat.mlp.bias"),
+            np.stack(up) if L else np.empty((0, d_h, d_e), np.float32),
+            np.stack(down) if L else np.empty((0, d_e, d_h), np.float32),
+            step.get("out_proj.weight"),
+            step.get("preselect"),
+        )
+    return packed
+
+
+def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _shapes(

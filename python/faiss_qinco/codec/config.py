@@ -128,7 +128,7 @@ class TrainingConfig:
         the schedule follows the clock and `epochs` is only an upper bound.
     batch_size : vectors per step.
     lr, weight_decay : AdamW's, for codebooks and biases.
-    muon_lr : Muon's, for the networks' matrices (torch.optim.Muon). In a short training it takes
+    muon_lr : Muon's, for the networks' matrices (see `codec/muon.py`). In a short training it takes
         less than half the vectors that AdamW needs for all.
     clip_value : bound on each gradient entry.
     noise : standard deviation of Gaussian noise added to the vectors of each batch, as a fraction

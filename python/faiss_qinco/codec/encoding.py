@@ -35,30 +35,39 @@ class CompiledStep:
         if step.preselect is not None:
             self.preselect = (step.preselect.to(dtype), step.preselect.square().sum(1) * 0.5)
 
-    def preselected(self, e: Tensor, A: int) -> Tensor:
-        """(rows, d) errors x̂ - x -> (rows, A) codewords nearest to -e before the network."""
-        if self.codebook.shape[0] == A:
-            return torch.arange(A, device=e.device).expand(e.shape[0], A)
-        assert self.preselect is not None
-        codewords, half_norms = self.preselect
-        score = half_norms + (e.to(codewords.dtype) @ codewords.T).float()
-        return score.topk(A, dim=1, largest=False, sorted=False).indices
+    def preselected(self, e: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """(n, H, d) errors x̂ - x of the hypotheses -> of all H·K pairs of a hypothesis and a
+        codeword, the `width` with the least error before the network: both (n, width)."""
+        n, H, _ = e.shape
+        K = self.codebook.shape[0]
+        if width == H * K:
+            best = torch.arange(width, device=e.device).expand(n, width)
+        else:
+            assert self.preselect is not None
+            codewords, half_norms = self.preselect
+            score = (e.to(codewords.dtype) @ codewords.T).float().add_(half_norms)
+            score.add_(0.5 * e.square().sum(2, keepdim=True))
+            best = score.view(n, -1).topk(width, dim=1, largest=False, sorted=False).indices
+        return best // K, best % K
 
-    def errors(self, e: Tensor, x_hat: Tensor, k: Tensor) -> Tensor:
-        """Error vectors x̂ + f(c_k, x̂) - x of the candidates.
+    def errors(self, e: Tensor, x_hat: Tensor, parent: Tensor, k: Tensor) -> Tensor:
+        """Errors x̂ + f(c_k, x̂) - x of the candidates.
 
-        e = x̂ - x and x_hat (rows, d) float32, k (rows, A) -> (rows, A, d) in the model's dtype.
+        e = x̂ - x and x_hat (n, H, d) float32; parent, k (n, width) -> (n, width, d) in the model's
+        dtype.
         """
-        rows, A = k.shape
-        flat = k.flatten()
-        z = self.table.index_select(0, flat)
-        z.view(rows, A, -1).add_((x_hat.to(z.dtype) @ self.W_x)[:, None])
+        n, H, d = e.shape
+        row = (parent + H * torch.arange(n, device=e.device)[:, None]).flatten()
+        k = k.flatten()
+        z = self.table.index_select(0, k)
+        z += (x_hat.view(-1, d).to(z.dtype) @ self.W_x).index_select(0, row)
         for up, down in self.blocks:
             z.addmm_((z @ up).relu_(), down)
         f = z if self.out is None else z @ self.out
         if self.skip:
-            f.add_(self.codebook.index_select(0, flat))
-        return f.view(rows, A, -1).add_(e.to(f.dtype)[:, None])
+            f += self.codebook.index_select(0, k)
+        f += e.view(-1, d).to(f.dtype).index_select(0, row)
+        return f.view(n, -1, d)
 
 
 @torch.no_grad()
@@ -73,9 +82,11 @@ def beam_encode(
 ) -> tuple[Tensor, Tensor]:
     """Encode normalised vectors.
 
+    B hypotheses go on from step to step; the network sees A·B candidates, the best of all
+    hypotheses and codewords together before the network (the paper takes A for each hypothesis).
     x (n, d) float32; lists (n,) int64 with an IVF, else None (the first code is then searched as
-    well); A candidates per hypothesis, B hypotheses. Returns codes (n, 1 + n_steps) int64, the
-    base first, and the squared error (n,) in normalised space as the encoder saw it.
+    well). Returns codes (n, 1 + n_steps) int64, the base first, and the squared error (n,) in
+    normalised space as the encoder saw it.
     """
     n, d = x.shape
     if lists is not None:
@@ -86,26 +97,20 @@ def beam_encode(
         codes = score.topk(min(B, base.shape[0]), dim=1, largest=False).indices[:, :, None]
     e = model.base[codes[:, :, 0]] - x[:, None]
     for m, step in enumerate(steps):
-        hypotheses = codes.shape[1]
-        width = min(max(A, B) if hypotheses == 1 else A, step.codebook.shape[0])
-        keep = 1 if m == len(steps) - 1 else min(B, hypotheses * width)
+        width = min(A * B, codes.shape[1] * step.codebook.shape[0])
+        keep = 1 if m == len(steps) - 1 else min(B, width)
         new_codes = torch.empty(n, keep, m + 2, dtype=torch.int64, device=x.device)
         new_e = torch.empty(n, keep, d, device=x.device)
-        chunk = max(1, ROWS // (hypotheses * width))
+        chunk = max(1, ROWS // width)
         for i in range(0, n, chunk):
             part = slice(i, i + chunk)
-            e_part, x_part = e[part], x[part, None]
-            rows = e_part.reshape(-1, d)
-            k = step.preselected(rows, width)
-            cand = step.errors(rows, (x_part + e_part).view(-1, d), k)
-            cand = cand.view(e_part.shape[0], -1, d)
+            parent, k = step.preselected(e[part], width)
+            cand = step.errors(e[part], x[part, None] + e[part], parent, k)
             err = torch.linalg.vector_norm(cand, dim=2, dtype=torch.float32)
             best = err.topk(keep, dim=1, largest=False).indices
-            parent = best // width
-            last = k.reshape(e_part.shape[0], -1).gather(1, best)
             new_e[part] = cand.gather(1, best[:, :, None].expand(-1, -1, d))
-            old = codes[part].gather(1, parent[:, :, None].expand(-1, -1, m + 1))
-            new_codes[part] = torch.cat((old, last[:, :, None]), dim=2)
+            old = codes[part].gather(1, parent.gather(1, best)[:, :, None].expand(-1, -1, m + 1))
+            new_codes[part] = torch.cat((old, k.gather(1, best)[:, :, None]), dim=2)
         codes, e = new_codes, new_e
     return codes[:, 0], e[:, 0].square().sum(1)
 

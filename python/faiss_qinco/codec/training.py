@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,10 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from .. import _core
 from ..storage.container import read_tensors, write_tensors
+from ..threads import get_num_threads
+from .codec import pack_weights
 from .config import QINCoConfig, TrainingConfig, resolve_device
 from .encoding import beam_encode, chunks, compile_steps
 from .model import QINCo
+from .muon import Muon
 
 RQ_POINTS_PER_CODEWORD = 256  # training vectors of the RQ start, as faiss's k-means takes
 VALIDATE_STEPS = (50, 200)  # between two validations: one epoch, within these bounds
@@ -140,7 +145,7 @@ class _Run:
         )
         optimizers: list[torch.optim.Optimizer] = [adamw]
         if matrices:
-            optimizers.append(torch.optim.Muon(matrices, lr=self.training.muon_lr, weight_decay=0))
+            optimizers.append(Muon(matrices, self.training.muon_lr, self.dtype))
         for group in (group for o in optimizers for group in o.param_groups):
             group["initial_lr"] = group["lr"]
         return optimizers
@@ -228,9 +233,7 @@ class _Run:
             rng = np.random.default_rng((self.training.seed, self.step, 2))
             noise = rng.standard_normal(x.shape, dtype=np.float32)
             x = x + self.training.noise * torch.from_numpy(noise).to(x)
-        A, B = self.config.beam(self.K, training=True)
-        steps = compile_steps(self.model, self.dtype)
-        codes, _ = beam_encode(self.model, steps, x, lists, A, B)
+        codes = self.encoder()(x, lists)
         loss = self.loss(x, codes)
         self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -239,6 +242,25 @@ class _Run:
         for optimizer in self.optimizers:
             optimizer.step()
         self.used.scatter_add_(1, codes[:, 1:].T.cpu(), torch.ones(codes[:, 1:].T.shape))
+
+    def encoder(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """x (n, d), lists (n,) or None -> codes (n, 1 + n_steps) int64, the base first, with the
+        model as it is now: in the extension on a CPU, else in torch."""
+        A, B = self.config.beam(self.K, training=True)
+        if self.device != "cpu":
+            steps = compile_steps(self.model, self.dtype)
+            return lambda x, lists: beam_encode(self.model, steps, x, lists, A, B)[0]
+        d, nbits, ivf = self.x.shape[1], self.K.bit_length() - 1, self.lists is not None
+        tensors = {k: v.detach().numpy() for k, v in self.model.state_dict().items()}
+        weights = pack_weights(self.config, nbits, ivf, np.zeros(d, np.float32), 1.0, tensors)
+
+        def encode(x: Tensor, lists: Tensor | None) -> Tensor:
+            list_no = None if lists is None else lists.numpy()
+            found = _core.encode(weights, x.numpy(), list_no, A, B, get_num_threads())
+            codes = torch.from_numpy(found).long()
+            return codes if lists is None else torch.column_stack((lists, codes))
+
+        return encode
 
     def loss(self, x: Tensor, codes: Tensor) -> Tensor:
         """Sum over the steps of |x̂_m - x|², and of the pre-selection codebooks' errors."""
@@ -278,12 +300,11 @@ class _Run:
 
     @torch.no_grad()
     def validate(self) -> None:
-        A, B = self.config.beam(self.K, training=True)
-        steps = compile_steps(self.model, self.dtype)
+        encode = self.encoder()
         total = 0.0
         for part in chunks(len(self.validation), 1024):
             x, lists = self.batch(self.validation[part])
-            codes, _ = beam_encode(self.model, steps, x, lists, A, B)
+            codes = encode(x, lists)
             total += float((self.model.decode(codes)[-1] - x).double().square().sum())
         mse = total / len(self.validation) * self.std**2
         if not math.isfinite(mse):

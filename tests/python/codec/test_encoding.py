@@ -15,7 +15,7 @@ def test_one_hypothesis_over_all_codewords_is_greedy(name, nlist):
     codec = random_codec(CONFIGS[name], nlist=nlist)
     x = np.random.default_rng(5).standard_normal((6, codec.d)).astype(np.float32)
     list_no = None if nlist is None else np.arange(6, dtype=np.int64)
-    codes = codec.encode(x, list_no, A=0, B=1, bf16=False)
+    codes = codec.encode(x, list_no, A=0, B=1)
     for i, row in enumerate((x - codec.mean) / codec.std):
         base = i if nlist is not None else int(codes[i, 0])
         assert reference.greedy_encode(codec, row.astype(np.float64), base) == codes[i].tolist()
@@ -34,14 +34,33 @@ def test_more_search_gives_less_error(trained, base):
     assert narrow > middle > wide
 
 
-def test_bf16_search_costs_little(trained, base):
+@pytest.mark.parametrize("nlist", [7, None], ids=["ivf", "flat"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_torch_finds_the_same_codes(name, nlist):
+    """What a GPU runs, here on CPU tensors."""
+    codec = random_codec(CONFIGS[name], nlist=nlist)
+    rng = np.random.default_rng(5)
+    x = 3 * rng.standard_normal((150, codec.d), dtype=np.float32)
+    list_no = None if nlist is None else rng.integers(0, nlist, 150)
+    for A, B in ((codec.K, 3), (4, 5), (1, 1)):
+        if codec.config.A == 0 and codec.K > A:
+            continue
+        codes = codec.encode(x, list_no, A=A, B=B)[:, -codec.M :]
+        found = codec._encode_torch(x, list_no, A, B, "cpu")
+        assert (codes == found).all(axis=1).mean() > 0.97  # bfloat16 and near-ties may swap
+
+
+def test_codes_do_not_depend_on_threads_and_batch(trained, base):
     codec = fq.deserialize_index(trained[1]).codec
-    x = base[:500]
-    errors = [
-        np.square(codec.decode(codec.encode(x, bf16=bf16)) - x).sum(1).mean()
-        for bf16 in (False, True)
-    ]
-    assert abs(errors[1] / errors[0] - 1) < 0.01
+    x = base[:200]
+    try:
+        fq.set_num_threads(1)
+        codes = codec.encode(x)
+        fq.set_num_threads(2)
+        np.testing.assert_array_equal(codec.encode(x), codes)
+    finally:
+        fq.set_num_threads(None)
+    np.testing.assert_array_equal(np.vstack([codec.encode(row[None]) for row in x]), codes)
 
 
 def test_default_list_is_the_nearest_centroid(trained, base):
@@ -57,6 +76,13 @@ def test_encode_refuses_wrong_shapes(trained, base):
         codec.encode(base[:3, :64])
     with pytest.raises(ValueError, match="list_no"):
         codec.encode(base[:3], np.zeros(2, np.int64))
+    with pytest.raises(ValueError, match="list_no"):
+        codec.encode(base[:3], np.full(3, 16))
+    with pytest.raises(ValueError, match="B: expected"):
+        codec.encode(base[:3], B=0)
+    no_preselection = random_codec(CONFIGS["QINCo1"])
+    with pytest.raises(ValueError, match="pre-selection"):
+        no_preselection.encode(np.zeros((3, 20)), A=4)
 
 
 def test_no_vectors(trained):

@@ -1,0 +1,272 @@
+#include "core/qinco_encode.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "core/check.hpp"
+#include "core/distance.hpp"
+#include "core/parallel.hpp"
+#include "core/topk.hpp"
+#include "dispatch/dispatch.hpp"
+
+namespace fq {
+namespace {
+
+constexpr idx_t kHypotheses = 96;  // of a block of vectors: enough rows for the products
+constexpr idx_t kCandidates = 96;  // evaluated together: their activations stay in cache
+
+using Floats = std::vector<float>;
+
+float* at(Floats& v, idx_t row, idx_t cols) { return v.data() + row * cols; }
+
+struct Scratch {
+  Floats x;                                     // (vectors, dp), normalised
+  Floats error, next_error;                     // x̂ - x of the hypotheses
+  Floats norm, next_norm;                       // its squared norm
+  std::vector<std::uint8_t> codes, next_codes;  // (hypotheses, M)
+
+  std::vector<idx_t> parents;  // the hypotheses that have candidates
+  Floats x_hat, x_z, x_h;      // of each: x̂, and the products with it that the candidates share
+
+  // Of the candidates, vector by vector: which parent, its codeword, x̂ - x, its squared norm.
+  std::vector<idx_t> parent;
+  std::vector<int> codeword;
+  Floats candidates, distance;
+
+  Floats scores;          // of pre-selection, (hypotheses, K)
+  std::vector<int> best;  // chosen from scores
+  Floats h, z;            // activations of kCandidates; z where Out follows
+};
+
+// The n smallest of m scores, by index; of equal ones the first.
+void smallest(const float* score, int m, int n, std::vector<int>& chosen) {
+  chosen.clear();
+  const auto [low, high] = std::minmax_element(score, score + m);
+  const float bound = n < m ? bound_of_nth(score, m, n, n / 4 + 4, *low, *high) : *high;
+  for (int i = 0; i < m; ++i)
+    if (!(score[i] > bound)) chosen.push_back(i);  // NaN too: as many as asked for in any case
+  if (static_cast<int>(chosen.size()) > n) {
+    auto before = [&](int a, int b) { return score[a] != score[b] ? score[a] < score[b] : a < b; };
+    std::nth_element(chosen.begin(), chosen.begin() + n, chosen.end(), before);
+    chosen.resize(static_cast<std::size_t>(n));
+    std::sort(chosen.begin(), chosen.end());
+  }
+}
+
+class BlockEncoder {
+ public:
+  BlockEncoder(const QincoWeights& weights, int A, int B, Scratch& scratch)
+      : w_(weights), A_(A), B_(B), s_(scratch), gemm_(gemm_f32_kernel()) {}
+
+  void encode(idx_t n, const float* x, const idx_t* list_no, std::uint8_t* codes) {
+    n_ = n;
+    const idx_t d = w_.d();
+    s_.x.assign(static_cast<std::size_t>(n * dp_), 0.0f);
+    for (idx_t i = 0; i < n; ++i)
+      for (idx_t j = 0; j < d; ++j) at(s_.x, i, dp_)[j] = (x[i * d + j] - w_.mean()[j]) / w_.std();
+    start(list_no);
+    const int n_steps = static_cast<int>(w_.steps().size());
+    for (int m = 0; m < n_steps; ++m) {
+      const QincoStep& step = w_.steps()[static_cast<std::size_t>(m)];
+      const int width = std::min(A_ * B_, hypotheses_ * w_.K());
+      preselect(step, width);
+      evaluate(step);
+      keep_best(width, m + 1 < n_steps ? std::min(B_, width) : 1, m + (w_.ivf() ? 0 : 1));
+    }
+    std::copy_n(s_.codes.data(), n * M_, codes);
+  }
+
+ private:
+  // x̂ = the centroid, or the best B vectors of the first codebook.
+  void start(const idx_t* list_no) {
+    hypotheses_ = w_.ivf() ? 1 : std::min(w_.steps().empty() ? 1 : B_, w_.K());
+    s_.codes.assign(static_cast<std::size_t>(n_ * hypotheses_ * M_), 0);
+    s_.error.resize(static_cast<std::size_t>(n_ * hypotheses_ * dp_));
+    s_.norm.resize(static_cast<std::size_t>(n_ * hypotheses_));
+    if (!w_.ivf()) {
+      s_.scores.resize(static_cast<std::size_t>(n_ * w_.K()));
+      gemm_(n_, w_.K(), dp_, s_.x.data(), w_.base_columns().data.data(), s_.scores.data(),
+            Epilogue::Store);
+    }
+    for (idx_t i = 0; i < n_; ++i) {
+      if (!w_.ivf()) {
+        float* score = at(s_.scores, i, w_.K());
+        for (int k = 0; k < w_.K(); ++k) score[k] = w_.base_half_norms()[k] - score[k];
+        smallest(score, w_.K(), hypotheses_, s_.best);
+      }
+      for (int b = 0; b < hypotheses_; ++b) {
+        const idx_t row = i * hypotheses_ + b, base = w_.ivf() ? list_no[i] : s_.best[b];
+        if (!w_.ivf()) s_.codes[row * M_] = static_cast<std::uint8_t>(base);
+        const float* start = w_.base().data.data() + base * dp_;
+        float* e = at(s_.error, row, dp_);
+        for (idx_t j = 0; j < dp_; ++j) e[j] = start[j] - at(s_.x, i, dp_)[j];
+        s_.norm[row] = sum_terms(dp_, [=](idx_t j) { return e[j] * e[j]; });
+      }
+    }
+  }
+
+  // The `width` candidates of each vector, of all hypotheses and codewords those with the least
+  // error before the network: |x̂ + p_k - x|² / 2 = |x̂ - x|² / 2 + <p_k, x̂ - x> + |p_k|² / 2.
+  void preselect(const QincoStep& step, int width) {
+    const idx_t rows = n_ * hypotheses_;
+    const int K = w_.K(), per_vector = hypotheses_ * K;
+    if (width < per_vector) {
+      s_.scores.resize(static_cast<std::size_t>(rows * K));
+      gemm_(rows, K, dp_, s_.error.data(), step.preselect.data.data(), s_.scores.data(),
+            Epilogue::Store);
+      for (idx_t r = 0; r < rows; ++r) {
+        float* score = at(s_.scores, r, K);
+        const float half_norm = s_.norm[r] / 2;
+        for (int k = 0; k < K; ++k) score[k] += step.preselect_half_norms[k] + half_norm;
+      }
+    }
+    s_.parents.clear();
+    s_.parent.clear();
+    s_.codeword.clear();
+    s_.best.resize(static_cast<std::size_t>(width));
+    for (idx_t i = 0; i < n_; ++i) {
+      if (width < per_vector)
+        smallest(at(s_.scores, i, per_vector), per_vector, width, s_.best);
+      else
+        std::iota(s_.best.begin(), s_.best.end(), 0);
+      for (const int one : s_.best) {
+        const idx_t hypothesis = i * hypotheses_ + one / K;
+        if (s_.parents.empty() || s_.parents.back() != hypothesis) s_.parents.push_back(hypothesis);
+        s_.parent.push_back(static_cast<idx_t>(s_.parents.size()) - 1);
+        s_.codeword.push_back(one % K);
+      }
+    }
+  }
+
+  // x̂ + f(c_k, x̂) - x of every candidate, and its norm.
+  void evaluate(const QincoStep& step) {
+    const idx_t rows = static_cast<idx_t>(s_.parents.size()), ep = step.table.cols;
+    const idx_t n = static_cast<idx_t>(s_.parent.size());
+    const idx_t hp = step.up.empty() ? 0 : step.up[0].cols;
+    const bool project = !step.out.data.empty();
+    s_.x_hat.resize(static_cast<std::size_t>(rows * dp_));
+    for (idx_t r = 0; r < rows; ++r) {
+      const float* e = at(s_.error, s_.parents[r], dp_);
+      const float* x = at(s_.x, s_.parents[r] / hypotheses_, dp_);
+      for (idx_t j = 0; j < dp_; ++j) at(s_.x_hat, r, dp_)[j] = e[j] + x[j];
+    }
+    s_.x_z.resize(static_cast<std::size_t>(rows * ep));
+    gemm_(rows, ep, dp_, s_.x_hat.data(), step.x_weight.data.data(), s_.x_z.data(),
+          Epilogue::Store);
+    if (hp) {  // Up of the first block is linear in what codeword and x̂ contribute to z
+      s_.x_h.resize(static_cast<std::size_t>(rows * hp));
+      gemm_(rows, hp, ep, s_.x_z.data(), step.up[0].data.data(), s_.x_h.data(), Epilogue::Store);
+    }
+    s_.candidates.resize(static_cast<std::size_t>(n * dp_));
+    s_.distance.resize(static_cast<std::size_t>(n));
+    s_.h.resize(static_cast<std::size_t>(kCandidates * hp));
+    if (project) s_.z.resize(static_cast<std::size_t>(kCandidates * ep));
+
+    for (idx_t begin = 0; begin < n; begin += kCandidates) {
+      const idx_t count = std::min(kCandidates, n - begin);
+      float* y = at(s_.candidates, begin, dp_);
+      float* z = project ? s_.z.data() : y;
+      for (idx_t i = 0; i < count; ++i) {
+        const idx_t r = s_.parent[begin + i], k = s_.codeword[begin + i];
+        const float *t = step.table.data.data() + k * ep, *shared = at(s_.x_z, r, ep);
+        for (idx_t j = 0; j < ep; ++j) z[i * ep + j] = t[j] + shared[j];
+        if (!hp) continue;
+        t = step.up_table.data.data() + k * hp, shared = at(s_.x_h, r, hp);
+        float* h = at(s_.h, i, hp);
+        for (idx_t j = 0; j < hp; ++j) h[j] = std::max(t[j] + shared[j], 0.0f);
+      }
+      for (std::size_t l = 0; l < step.up.size(); ++l) {
+        if (l > 0) gemm_(count, hp, ep, z, step.up[l].data.data(), s_.h.data(), Epilogue::Relu);
+        if (l + 1 == step.up.size() && !project) add_start(step, begin, count, y);
+        gemm_(count, ep, hp, s_.h.data(), step.down[l].data.data(), z, Epilogue::Add);
+      }
+      if (project) {
+        std::fill_n(y, count * dp_, 0.0f);
+        add_start(step, begin, count, y);
+        gemm_(count, dp_, ep, z, step.out.data.data(), y, Epilogue::Add);
+      } else if (!hp) {
+        add_start(step, begin, count, y);
+      }
+      for (idx_t i = 0; i < count; ++i) {
+        const float* e = y + i * dp_;
+        s_.distance[begin + i] = sum_terms(dp_, [=](idx_t j) { return e[j] * e[j]; });
+      }
+    }
+  }
+
+  // y += x̂ - x, and the codeword where the network is a correction to it.
+  void add_start(const QincoStep& step, idx_t begin, idx_t count, float* y) {
+    for (idx_t i = 0; i < count; ++i, y += dp_) {
+      const float* e = at(s_.error, s_.parents[s_.parent[begin + i]], dp_);
+      if (w_.skip()) {
+        const float* c = step.codebook.data.data() + s_.codeword[begin + i] * dp_;
+        for (idx_t j = 0; j < dp_; ++j) y[j] += e[j] + c[j];
+      } else {
+        for (idx_t j = 0; j < dp_; ++j) y[j] += e[j];
+      }
+    }
+  }
+
+  // The best `keep` candidates of each vector become its hypotheses.
+  void keep_best(int width, int keep, int column) {
+    s_.next_error.resize(static_cast<std::size_t>(n_ * keep * dp_));
+    s_.next_norm.resize(static_cast<std::size_t>(n_ * keep));
+    s_.next_codes.resize(static_cast<std::size_t>(n_ * keep * M_));
+    for (idx_t i = 0; i < n_; ++i) {
+      smallest(s_.distance.data() + i * width, width, keep, s_.best);
+      for (int b = 0; b < keep; ++b) {
+        const idx_t from = i * width + s_.best[b], to = i * keep + b;
+        std::copy_n(at(s_.candidates, from, dp_), dp_, at(s_.next_error, to, dp_));
+        s_.next_norm[to] = s_.distance[from];
+        const idx_t parent = s_.parents[s_.parent[from]];
+        std::copy_n(s_.codes.data() + parent * M_, M_, s_.next_codes.data() + to * M_);
+        s_.next_codes[to * M_ + column] = static_cast<std::uint8_t>(s_.codeword[from]);
+      }
+    }
+    s_.error.swap(s_.next_error);
+    s_.norm.swap(s_.next_norm);
+    s_.codes.swap(s_.next_codes);
+    hypotheses_ = keep;
+  }
+
+  const QincoWeights& w_;
+  const int A_, B_;
+  Scratch& s_;
+  const GemmF32 gemm_;
+  const idx_t dp_ = w_.base().cols;
+  const int M_ = w_.M();
+  idx_t n_ = 0;         // vectors of the block
+  int hypotheses_ = 1;  // of each vector
+};
+
+}  // namespace
+
+void encode(const QincoWeights& weights, idx_t n, const float* x, const idx_t* list_no, int A,
+            int B, std::uint8_t* codes, const Execution& run) {
+  check(A >= 1 && A <= weights.K(), "A: expected 1 to ", weights.K(), ", got ", A);
+  check(B >= 1, "B: expected at least 1, got ", B);
+  check((list_no != nullptr) == weights.ivf(),
+        "list_no: expected one per vector for a model with an IVF, and None without");
+  for (const QincoStep& step : weights.steps())
+    check(A == weights.K() || !step.preselect.data.empty(),
+          "A: the model has no pre-selection codebooks, expected A = ", weights.K(), ", got ", A);
+  if (list_no)
+    for (idx_t i = 0; i < n; ++i)
+      if (list_no[i] < 0 || list_no[i] >= weights.n_base())
+        check(false, "list_no[", i, "]: expected 0 to ", weights.n_base() - 1, ", got ",
+              list_no[i]);
+  // Blocks that are small enough for all workers.
+  const idx_t share = n / (4 * std::max(run.n_threads, 1)) + 1;
+  const idx_t block = std::min(std::max<idx_t>(kHypotheses / B, 1), share);
+  const idx_t n_blocks = (n + block - 1) / block;
+  std::vector<Scratch> scratch(static_cast<std::size_t>(n_workers(n_blocks, run)));
+  parallel_for(n_blocks, run, [&](idx_t b, int worker) {
+    const idx_t begin = b * block;
+    BlockEncoder(weights, A, B, scratch[worker])
+        .encode(std::min(block, n - begin), x + begin * weights.d(),
+                list_no ? list_no + begin : nullptr, codes + begin * weights.M());
+  });
+}
+
+}  // namespace fq

@@ -1,0 +1,107 @@
+#include "core/qinco_encode.hpp"
+
+#include <doctest/doctest.h>
+
+#include "core/check.hpp"
+#include "core/distance.hpp"
+#include "core/qinco_decode.hpp"
+#include "support.hpp"
+
+using namespace fq;
+
+namespace {
+
+std::vector<std::uint8_t> encoded(const QincoWeights& weights, const std::vector<float>& x,
+                                  const std::vector<idx_t>& list_no, int A, int B,
+                                  int n_threads = 1) {
+  const idx_t n = static_cast<idx_t>(x.size()) / weights.d();
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * weights.M()), 99);
+  encode(weights, n, x.data(), weights.ivf() ? list_no.data() : nullptr, A, B, codes.data(),
+         {n_threads});
+  return codes;
+}
+
+// Mean squared error of what the codes decode to.
+double error(const QincoWeights& weights, const std::vector<float>& x,
+             const std::vector<idx_t>& list_no, const std::vector<std::uint8_t>& codes) {
+  std::vector<float> decoded(x.size());
+  const idx_t n = static_cast<idx_t>(list_no.size());
+  decode(weights, n, list_no.data(), codes.data(), weights.M(), weights.M(), decoded.data(), {1});
+  return exact_score(x.data(), decoded.data(), static_cast<idx_t>(x.size()), Metric::L2) /
+         static_cast<double>(n);
+}
+
+}  // namespace
+
+TEST_CASE("encode: all codewords and enough hypotheses find the best of all codes") {
+  for (bool ivf : {true, false})
+    for (idx_t d_e : {12, 20}) {
+      test::Rng rng;
+      const test::Model model(rng, ivf, true, 12, d_e, ivf ? 2 : 1);
+      const QincoWeights weights = model.weights();
+      const idx_t n = 9;
+      const auto x = rng.floats(n * 12, 2);
+      const std::vector<idx_t> list_no(n, 3);
+      const auto codes = encoded(weights, x, list_no, 16, 16);
+      for (idx_t i = 0; i < n; ++i) {
+        double best = 1e30, found = 0;
+        for (int code = 0; code < 256; ++code) {
+          const std::uint8_t both[2] = {static_cast<std::uint8_t>(code / 16),
+                                        static_cast<std::uint8_t>(code % 16)};
+          const auto y = model.decode(3, both, 2);
+          double e = 0;
+          for (idx_t j = 0; j < 12; ++j) e += (y[j] - x[i * 12 + j]) * (y[j] - x[i * 12 + j]);
+          best = std::min(best, e);
+          if (both[0] == codes[i * 2] && both[1] == codes[i * 2 + 1]) found = e;
+        }
+        CHECK(found == doctest::Approx(best).epsilon(1e-5));
+      }
+    }
+}
+
+TEST_CASE("encode: the codes of a vector depend neither on the batch nor on the threads") {
+  for (bool ivf : {true, false}) {
+    test::Rng rng;
+    const test::Model model(rng, ivf, true, 12, 20, 3);
+    const QincoWeights weights = model.weights();
+    const idx_t n = 77;
+    const auto x = rng.floats(n * 12, 2);
+    std::vector<idx_t> list_no;
+    for (idx_t i = 0; i < n; ++i) list_no.push_back(i % 5);
+    const auto codes = encoded(weights, x, list_no, 4, 3);
+    CHECK(encoded(weights, x, list_no, 4, 3, 2) == codes);
+    for (idx_t i = 0; i < n; ++i) {
+      const auto one =
+          encoded(weights, {x.begin() + i * 12, x.begin() + (i + 1) * 12}, {list_no[i]}, 4, 3);
+      CHECK(std::equal(one.begin(), one.end(), codes.begin() + i * weights.M()));
+    }
+  }
+}
+
+TEST_CASE("encode: more search does not find worse codes") {
+  test::Rng rng;
+  const test::Model model(rng, true, true, 12, 20, 4);
+  const QincoWeights weights = model.weights();
+  const auto x = rng.floats(300 * 12, 2);
+  const std::vector<idx_t> list_no(300, 1);
+  double before = 1e30;
+  for (auto [A, B] : {std::pair{1, 1}, {4, 2}, {8, 8}, {16, 32}}) {
+    const double e = error(weights, x, list_no, encoded(weights, x, list_no, A, B));
+    CHECK(e < before);
+    before = e;
+  }
+}
+
+TEST_CASE("encode: bad arguments are refused") {
+  test::Rng rng;
+  const test::Model model(rng, true, true, 12, 20, 2);
+  const QincoWeights weights = model.weights();
+  const auto x = rng.floats(12);
+  CHECK_THROWS_AS(encoded(weights, x, {5}, 4, 2), CheckError);
+  CHECK_THROWS_AS(encoded(weights, x, {-1}, 4, 2), CheckError);
+  CHECK_THROWS_AS(encoded(weights, x, {0}, 0, 2), CheckError);
+  CHECK_THROWS_AS(encoded(weights, x, {0}, 17, 2), CheckError);
+  CHECK_THROWS_AS(encoded(weights, x, {0}, 4, 0), CheckError);
+  std::vector<std::uint8_t> codes(2);
+  CHECK_THROWS_AS(encode(weights, 1, x.data(), nullptr, 4, 2, codes.data(), {1}), CheckError);
+}
