@@ -33,7 +33,7 @@ py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>
                          const std::optional<Floats>& coarse_score, const AdditiveTables& tables,
                          const QincoWeights* weights, const Floats& q, idx_t k, idx_t nprobe,
                          idx_t nshort, int metric, const std::optional<Bytes>& selected,
-                         int n_threads) {
+                         int n_threads, const EarlyExit* early_exit, float exit_margin) {
   check_array("q", q, {kAny, tables.d()});
   const idx_t n = q.shape(0);
   check(k >= 1, "k: expected at least 1, got ", k);
@@ -57,7 +57,9 @@ py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>
                         nprobe,
                         nshort,
                         to_metric(metric),
-                        data_or_null(selected)};
+                        data_or_null(selected),
+                        early_exit,
+                        exit_margin};
   const Execution run = execution(n_threads);
   {
     const py::gil_scoped_release nogil;
@@ -70,6 +72,29 @@ py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>
 
 void bind_search(py::module_& m) {
   using py::arg;
+  py::class_<EarlyExit>(m, "EarlyExit",
+                        "Checkpoints at which candidates that are out of reach leave re-ranking.")
+      .def(py::init<int, int, idx_t>(), arg("M"), arg("K"), arg("d"))
+      .def(
+          "add_checkpoint",
+          [](EarlyExit& self, int n_codes, float margin, const Floats& tail) {
+            check_array("tail", tail, {self.tail_size(n_codes), self.K(), self.d()});
+            self.add_checkpoint(n_codes, margin, tail.data());
+          },
+          arg("n_codes"), arg("margin"), arg("tail"),
+          "After n_codes codes, in ascending order. tail (M - n_codes, K, d) float32: additive "
+          "codebooks of what the other codes add; (0, K, d) for no codes, where the tables rank. "
+          "margin: how far beyond the k-th best distance "
+          "(not squared; for inner product beyond the similarity, per unit of |q|) a candidate "
+          "may be.");
+  py::class_<SearchStats>(m, "SearchStats")
+      .def_property_readonly("nq", [](const SearchStats& s) { return s.nq.load(); })
+      .def_property_readonly("n_reranked", [](const SearchStats& s) { return s.n_reranked.load(); })
+      .def_property_readonly("n_steps", [](const SearchStats& s) { return s.n_steps.load(); })
+      .def_property_readonly("n_steps_saved",
+                             [](const SearchStats& s) { return s.n_steps_saved.load(); })
+      .def("reset", [](SearchStats& s) { s.nq = s.n_reranked = s.n_steps = s.n_steps_saved = 0; });
+  m.attr("search_stats") = py::cast(&search_stats, py::return_value_policy::reference);
   m.def(
       "assign", assign_vectors, arg("centroids"), arg("x"), arg("nprobe"), arg("metric") = 1,
       arg("n_threads") = 1,
@@ -81,6 +106,7 @@ void bind_search(py::module_& m) {
       "search", search_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
       arg("coarse_score"), arg("tables"), arg("weights"), arg("q"), arg("k"), arg("nprobe"),
       arg("nshort"), arg("metric"), arg("selected") = py::none(), arg("n_threads") = 1,
+      arg("early_exit") = py::none(), arg("exit_margin") = 1.0f,
       "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) float32: "
       "squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX (L2) or -FLT_MAX "
       "and -1; a query with a NaN or an inf gives padding only.\n\n"
@@ -89,7 +115,9 @@ void bind_search(py::module_& m) {
       "or with centroids, from which the scores are then computed. nshort: how many candidates are "
       "decoded with `weights` (at least k); 0: none, D is the additive distance. selected: "
       "(ntotal) "
-      "uint8 in list order, 0 leaves an entry out. The result does not depend on n_threads or on "
+      "uint8 in list order, 0 leaves an entry out. early_exit: an EarlyExit, or None to decode the "
+      "whole shortlist; exit_margin scales its margins. The result does not depend on n_threads or "
+      "on "
       "the batch. Ctrl-C raises KeyboardInterrupt.");
 }
 

@@ -13,56 +13,74 @@ namespace {
 
 const float* row(const Matrix& m, idx_t i) { return m.data.data() + i * m.cols; }
 
-void multiply(GemmF32 gemm, const std::vector<float>& a, idx_t n, const Matrix& b,
-              std::vector<float>& c, Epilogue epilogue) {
-  gemm(n, b.cols, b.rows, a.data(), b.data.data(), c.data(), epilogue);
+void multiply(GemmF32 gemm, const float* a, idx_t n, const Matrix& b, float* c, Epilogue epilogue) {
+  gemm(n, b.cols, b.rows, a, b.data.data(), c, epilogue);
 }
 
 }  // namespace
 
-void decode_block(const QincoWeights& weights, idx_t n, const idx_t* list_no,
-                  const std::uint8_t* codes, idx_t stride, int n_codes, DecodeScratch& scratch,
-                  float* out) {
-  const GemmF32 gemm = gemm_f32_kernel();
+void decode_start(const QincoWeights& weights, idx_t n, const idx_t* list_no,
+                  const std::uint8_t* codes, idx_t stride, float* x) {
   const Matrix& base = weights.base();
-  const idx_t dp = base.cols;
-  auto& [x, z, h] = scratch;
-  // A missing row goes along as code 0 of list 0, and is overwritten at the end.
-  auto missing = [&](idx_t i) { return list_no && list_no[i] < 0; };
-  auto code = [&](idx_t i, int m) { return missing(i) ? idx_t{0} : codes[i * stride + m]; };
+  for (idx_t i = 0; i < n; ++i)
+    std::copy_n(row(base, weights.ivf() ? list_no[i] : codes[i * stride]), base.cols,
+                x + i * base.cols);
+}
 
-  x.resize(static_cast<std::size_t>(n * dp));
-  for (idx_t i = 0; i < n; ++i) {
-    const idx_t b = !weights.ivf() ? code(i, 0) : missing(i) ? 0 : list_no[i];
-    std::copy_n(row(base, b), dp, x.data() + i * dp);
-  }
-  for (int m = weights.ivf() ? 0 : 1; m < n_codes; ++m) {
+void decode_steps(const QincoWeights& weights, idx_t n, const std::uint8_t* codes, idx_t stride,
+                  int n_done, int n_codes, float* x, DecodeScratch& scratch) {
+  const GemmF32 gemm = gemm_f32_kernel();
+  const idx_t dp = weights.base().cols;
+  auto& z = scratch.z;
+  auto& h = scratch.h;
+  for (int m = n_done; m < n_codes; ++m) {
     const QincoStep& step = weights.steps()[static_cast<std::size_t>(weights.ivf() ? m : m - 1)];
     const idx_t ep = step.table.cols;
+    auto code = [&](idx_t i) { return codes[i * stride + m]; };
     z.resize(static_cast<std::size_t>(n * ep));
-    for (idx_t i = 0; i < n; ++i) std::copy_n(row(step.table, code(i, m)), ep, z.data() + i * ep);
-    multiply(gemm, x, n, step.x_weight, z, Epilogue::Add);
+    for (idx_t i = 0; i < n; ++i) std::copy_n(row(step.table, code(i)), ep, z.data() + i * ep);
+    multiply(gemm, x, n, step.x_weight, z.data(), Epilogue::Add);
     for (std::size_t l = 0; l < step.up.size(); ++l) {
       h.resize(static_cast<std::size_t>(n * step.up[l].cols));
-      multiply(gemm, z, n, step.up[l], h, Epilogue::Relu);
-      multiply(gemm, h, n, step.down[l], z, Epilogue::Add);
+      multiply(gemm, z.data(), n, step.up[l], h.data(), Epilogue::Relu);
+      multiply(gemm, h.data(), n, step.down[l], z.data(), Epilogue::Add);
     }
     if (weights.skip())
       for (idx_t i = 0; i < n; ++i) {
-        const float* c = row(step.codebook, code(i, m));
+        const float* c = row(step.codebook, code(i));
         for (idx_t j = 0; j < dp; ++j) x[i * dp + j] += c[j];
       }
     if (!step.out.data.empty())
-      multiply(gemm, z, n, step.out, x, Epilogue::Add);
+      multiply(gemm, z.data(), n, step.out, x, Epilogue::Add);
     else
       for (idx_t j = 0; j < n * dp; ++j) x[j] += z[j];
   }
-  const idx_t d = weights.d();
+}
+
+namespace {
+
+// n <= kDecodeBlock rows of `decode`, checked.
+void decode_block(const QincoWeights& weights, idx_t n, const idx_t* list_no,
+                  const std::uint8_t* codes, idx_t stride, int n_codes, DecodeScratch& scratch,
+                  float* out) {
+  const idx_t d = weights.d(), dp = weights.base().cols;
+  // A missing row goes along as code 0 of list 0, and is overwritten at the end.
+  std::vector<idx_t> list(list_no, list_no + (list_no ? n : 0));
+  std::vector<std::uint8_t> present(codes, codes + n * stride);
+  auto missing = [&](idx_t i) { return list_no && list_no[i] < 0; };
+  for (idx_t i = 0; i < n; ++i)
+    if (missing(i)) list[i] = 0, std::fill_n(present.data() + i * stride, stride, std::uint8_t{0});
+  scratch.x.resize(static_cast<std::size_t>(n * dp));
+  decode_start(weights, n, list.data(), present.data(), stride, scratch.x.data());
+  decode_steps(weights, n, present.data(), stride, weights.ivf() ? 0 : 1, n_codes, scratch.x.data(),
+               scratch);
   for (idx_t i = 0; i < n; ++i, out += d)
     for (idx_t j = 0; j < d; ++j)
       out[j] = missing(i) ? std::numeric_limits<float>::quiet_NaN()
-                          : x[i * dp + j] * weights.std() + weights.mean()[j];
+                          : scratch.x[i * dp + j] * weights.std() + weights.mean()[j];
 }
+
+}  // namespace
 
 void decode(const QincoWeights& weights, idx_t n, const idx_t* list_no, const std::uint8_t* codes,
             idx_t M, int n_codes, float* out, const Execution& run) {

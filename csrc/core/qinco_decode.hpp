@@ -15,15 +15,19 @@ struct DecodeScratch {
   std::vector<float> x, z, h;
 };
 
-// n <= kDecodeBlock rows. codes: n rows of `stride` bytes, of which the first n_codes are used;
-// without an IVF the first of them selects the base vector. list_no: (n), -1 gives a row of NaN;
-// without an IVF it may be null and only its sign counts. out: (n, d), in the original space.
-// The result of a row does not depend on the others. Not checked.
-void decode_block(const QincoWeights& weights, idx_t n, const idx_t* list_no,
-                  const std::uint8_t* codes, idx_t stride, int n_codes, DecodeScratch& scratch,
-                  float* out);
+// The normalised starting vectors of n rows, x: (n, weights.base().cols). list_no: (n), needed with
+// an IVF; without, code 0 selects them. Not checked, as the next.
+void decode_start(const QincoWeights& weights, idx_t n, const idx_t* list_no,
+                  const std::uint8_t* codes, idx_t stride, float* x);
 
-// The same for any n, checked and in parallel. codes: (n, M).
+// From the x̂ of the first n_done codes to that of the first n_codes, in place; n <= kDecodeBlock,
+// n_done >= 1 without an IVF.
+void decode_steps(const QincoWeights& weights, idx_t n, const std::uint8_t* codes, idx_t stride,
+                  int n_done, int n_codes, float* x, DecodeScratch& scratch);
+
+// codes: (n, M), of which the first n_codes are used; without an IVF the first selects the base
+// vector. list_no: (n), -1 gives a row of NaN; without an IVF it may be null and only its sign
+// counts. out: (n, d), in the original space. The result of a row does not depend on the others.
 void decode(const QincoWeights& weights, idx_t n, const idx_t* list_no, const std::uint8_t* codes,
             idx_t M, int n_codes, float* out, const Execution& run);
 

@@ -5,34 +5,116 @@
 #include "core/distance.hpp"
 
 namespace fq {
+namespace {
 
-void rerank_block(const InvertedLists& lists, const QincoWeights& weights, idx_t nq, const float* q,
-                  Metric metric, std::vector<TopK>& shortlists, std::vector<TopK>& results,
-                  RerankScratch& scratch) {
-  const idx_t d = weights.d(), M = lists.M();
-  auto& [entries, list_no, codes, decoded, decode] = scratch;
-  entries.clear();
-  for (idx_t i = 0; i < nq; ++i)
-    for (const Candidate& c : shortlists[i].sorted()) entries.push_back({i, c});
-  list_no.resize(kDecodeBlock);
-  codes.resize(static_cast<std::size_t>(kDecodeBlock * M));
-  decoded.resize(static_cast<std::size_t>(kDecodeBlock * d));
+class BlockReranker {
+ public:
+  BlockReranker(const QincoWeights& weights, int M, const float* q, Metric metric,
+                RerankScratch& scratch)
+      : w_(weights), M_(M), q_(q), metric_(metric), s_(scratch) {}
 
-  const idx_t n = static_cast<idx_t>(entries.size());
-  for (idx_t begin = 0; begin < n; begin += kDecodeBlock) {
-    const idx_t rows = std::min(kDecodeBlock, n - begin);
-    for (idx_t i = 0; i < rows; ++i) {
-      const Candidate& c = entries[begin + i].candidate;
-      list_no[i] = c.list_no;
-      lists.read_code(c.list_no, c.offset, codes.data() + i * M);
+  void start(const InvertedLists& lists, std::vector<TopK>& shortlists, idx_t nq) {
+    s_.entries.clear();
+    s_.list_no.clear();
+    for (idx_t i = 0; i < nq; ++i)
+      for (const Candidate& c : shortlists[i].sorted()) {
+        s_.entries.push_back({i, c});
+        s_.list_no.push_back(c.list_no);
+      }
+    s_.codes.resize(static_cast<std::size_t>(n() * M_));
+    s_.x.resize(static_cast<std::size_t>(n() * dp_));
+    s_.original.resize(static_cast<std::size_t>(w_.d()));
+    for (idx_t i = 0; i < n(); ++i)
+      lists.read_code(s_.list_no[i], s_.entries[i].candidate.offset, s_.codes.data() + i * M_);
+    decode_start(w_, n(), s_.list_no.data(), s_.codes.data(), M_, s_.x.data());
+    n_done_ = w_.ivf() ? 0 : 1;
+  }
+
+  void decode_to(int n_codes) {
+    for (idx_t begin = 0; begin < n(); begin += kDecodeBlock)
+      decode_steps(w_, std::min(kDecodeBlock, n() - begin), s_.codes.data() + begin * M_, M_,
+                   n_done_, n_codes, s_.x.data() + begin * dp_, s_.decode);
+    s_.n_steps += n() * (n_codes - n_done_);
+    n_done_ = n_codes;
+  }
+
+  // Drops the entries that are out of reach of the best k of their query.
+  void drop(const EarlyExit& exit, const EarlyExit::Checkpoint& checkpoint, float margin, idx_t k) {
+    for (idx_t i = 0; i < n() && checkpoint.n_codes > 0; ++i) {
+      exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i));
+      s_.entries[i].candidate.score = score(i);
     }
-    decode_block(weights, rows, list_no.data(), codes.data(), M, lists.M(), decode, decoded.data());
-    for (idx_t i = 0; i < rows; ++i) {
-      const RerankScratch::Entry& e = entries[begin + i];
-      const float score = exact_score(q + e.query * d, decoded.data() + i * d, d, metric);
-      results[e.query].push({score, e.candidate.id, e.candidate.list_no, e.candidate.offset});
+    idx_t kept = 0;
+    for (idx_t begin = 0, end; begin < n(); begin = end) {
+      const idx_t query = s_.entries[begin].query;
+      s_.scores.clear();
+      for (end = begin; end < n() && s_.entries[end].query == query; ++end)
+        s_.scores.push_back(s_.entries[end].candidate.score);
+      float bound = std::numeric_limits<float>::infinity();
+      if (end - begin > k) {
+        const auto kth = s_.scores.begin() + static_cast<std::ptrdiff_t>(k) - 1;
+        std::nth_element(s_.scores.begin(), kth, s_.scores.end());
+        bound = exit_bound(*kth, margin * checkpoint.margin, q_ + query * w_.d(), w_.d(), metric_);
+      }
+      for (idx_t i = begin; i < end; ++i)
+        if (!(s_.entries[i].candidate.score > bound)) keep(i, kept++);
+    }
+    s_.n_steps_saved += (n() - kept) * (M_ - n_done_);
+    s_.entries.resize(static_cast<std::size_t>(kept));
+  }
+
+  void finish(std::vector<TopK>& results) {
+    for (idx_t i = 0; i < n(); ++i) {
+      original(i);
+      const auto& [query, c] = s_.entries[i];
+      results[query].push({score(i), c.id, c.list_no, c.offset});
     }
   }
+
+ private:
+  idx_t n() const { return static_cast<idx_t>(s_.entries.size()); }
+
+  // x̂ of an entry in the original space.
+  float* original(idx_t i) {
+    for (idx_t j = 0; j < w_.d(); ++j) s_.original[j] = s_.x[i * dp_ + j] * w_.std() + w_.mean()[j];
+    return s_.original.data();
+  }
+
+  float score(idx_t i) const {
+    return exact_score(q_ + s_.entries[i].query * w_.d(), s_.original.data(), w_.d(), metric_);
+  }
+
+  void keep(idx_t from, idx_t to) {
+    if (from == to) return;
+    s_.entries[to] = s_.entries[from];
+    std::copy_n(s_.codes.data() + from * M_, M_, s_.codes.data() + to * M_);
+    std::copy_n(s_.x.data() + from * dp_, dp_, s_.x.data() + to * dp_);
+  }
+
+  const QincoWeights& w_;
+  const int M_;
+  const float* q_;
+  const Metric metric_;
+  RerankScratch& s_;
+  const idx_t dp_ = w_.base().cols;
+  int n_done_ = 0;
+};
+
+}  // namespace
+
+void rerank_block(const InvertedLists& lists, const QincoWeights& weights, const EarlyExit* exit,
+                  float margin, idx_t nq, const float* q, idx_t k, Metric metric,
+                  std::vector<TopK>& shortlists, std::vector<TopK>& results,
+                  RerankScratch& scratch) {
+  BlockReranker block(weights, lists.M(), q, metric, scratch);
+  block.start(lists, shortlists, nq);
+  if (exit)
+    for (const EarlyExit::Checkpoint& checkpoint : exit->checkpoints()) {
+      if (checkpoint.n_codes > 0) block.decode_to(checkpoint.n_codes);
+      block.drop(*exit, checkpoint, margin, k);
+    }
+  block.decode_to(lists.M());
+  block.finish(results);
 }
 
 }  // namespace fq

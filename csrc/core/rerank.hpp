@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "core/early_exit.hpp"
 #include "core/inverted_lists.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/topk.hpp"
@@ -12,19 +13,24 @@ namespace fq {
 struct RerankScratch {
   struct Entry {
     idx_t query;
-    Candidate candidate;
+    Candidate candidate;  // its score: the last approximation
   };
   std::vector<Entry> entries;
+  std::vector<std::uint8_t> codes;      // (entries, M)
+  std::vector<float> x;                 // (entries, dp): x̂ as far as it is decoded
+  std::vector<float> original, scores;  // one vector; the scores of one query
   std::vector<idx_t> list_no;
-  std::vector<std::uint8_t> codes;
-  std::vector<float> decoded;
   DecodeScratch decode;
+  idx_t n_steps = 0, n_steps_saved = 0;  // networks run, and not run for early exit; they add up
 };
 
-// q: (nq, d). Pushes each entry of shortlists[i] into results[i] with its exact score. The
-// shortlists of a block of queries are decoded together: small ones still fill the kernel.
-void rerank_block(const InvertedLists& lists, const QincoWeights& weights, idx_t nq, const float* q,
-                  Metric metric, std::vector<TopK>& shortlists, std::vector<TopK>& results,
+// q: (nq, d). Pushes the entries of shortlists[i] into results[i] with their exact scores: all of
+// them, or those that `exit` lets through where it is not null, at least k. margin scales those of
+// the checkpoints. The shortlists of a block of queries are decoded together: small ones still
+// fill the kernel.
+void rerank_block(const InvertedLists& lists, const QincoWeights& weights, const EarlyExit* exit,
+                  float margin, idx_t nq, const float* q, idx_t k, Metric metric,
+                  std::vector<TopK>& shortlists, std::vector<TopK>& results,
                   RerankScratch& scratch);
 
 }  // namespace fq

@@ -47,6 +47,12 @@ void check_args(const SearchArgs& a) {
         " codes, got nbits = ", w.nbits(), " and ", w.M(), " codes");
   check(!w.ivf() || w.n_base() == lists.nlist(), "weights: expected a base of ", lists.nlist(),
         " centroids, got ", w.n_base());
+  if (!a.early_exit) return;
+  const EarlyExit& e = *a.early_exit;
+  check(e.M() == lists.M() && e.K() == lists.K() && e.d() == w.d(),
+        "early_exit: expected M = ", lists.M(), ", K = ", lists.K(), ", d = ", w.d(), ", got ",
+        e.M(), ", ", e.K(), ", ", e.d());
+  check(a.exit_margin >= 0, "exit_margin: expected at least 0, got ", a.exit_margin);
 }
 
 // Coarse lists and (minimised) scores of nq queries from `begin`.
@@ -74,6 +80,8 @@ void probe(const SearchArgs& a, idx_t begin, idx_t nq, idx_t nprobe, Worker& w) 
 }
 
 }  // namespace
+
+SearchStats search_stats;
 
 void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
   check_args(a);
@@ -108,6 +116,7 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
 
     probe(a, begin, nq, nprobe, w);
 
+    search_stats.nq += nq;
     w.lut.resize(static_cast<std::size_t>(nq * lut_size));
     a.tables.compute(nq, q, a.metric, w.lut.data());
 
@@ -123,8 +132,14 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
     if (a.nshort > 0) {
       w.results.resize(static_cast<std::size_t>(nq));
       for (TopK& result : w.results) result.reset(k);
-      rerank_block(lists, *a.weights, nq, q, a.metric, w.shortlists, w.results, w.rerank);
+      w.rerank.n_steps = w.rerank.n_steps_saved = 0;
+      rerank_block(lists, *a.weights, a.early_exit, a.exit_margin, nq, q, k, a.metric, w.shortlists,
+                   w.results, w.rerank);
       best = &w.results;
+      search_stats.n_steps += w.rerank.n_steps;
+      search_stats.n_steps_saved += w.rerank.n_steps_saved;
+      for (TopK& shortlist : w.shortlists)
+        search_stats.n_reranked += static_cast<idx_t>(shortlist.sorted().size());
     }
 
     for (idx_t i = 0; i < nq; ++i) {

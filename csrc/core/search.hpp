@@ -1,8 +1,10 @@
 // The one call: coarse -> lut -> shortlist -> rerank, in parallel over small blocks of queries.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
+#include "core/early_exit.hpp"
 #include "core/inverted_lists.hpp"
 #include "core/lut.hpp"
 #include "core/qinco_weights.hpp"
@@ -27,7 +29,18 @@ struct SearchArgs {
   idx_t nshort;  // 0: tables only, and D is the additive distance; else at least k are re-ranked
   Metric metric;
   const std::uint8_t* selected;  // (ntotal) in list order: 0 leaves an entry out; null: all
+  const EarlyExit* early_exit = nullptr;  // null: the whole shortlist is decoded to the end
+  float exit_margin = 1;                  // times the margins of its checkpoints
 };
+
+// What all searches of this process have done since the start, or since it was set to zero.
+struct SearchStats {
+  std::atomic<idx_t> nq{0};             // queries
+  std::atomic<idx_t> n_reranked{0};     // entries of their shortlists
+  std::atomic<idx_t> n_steps{0};        // networks run for them
+  std::atomic<idx_t> n_steps_saved{0};  // and not run, for early exit
+};
+extern SearchStats search_stats;
 
 // D: (n, k) squared L2 or similarities, best first; I: (n, k) ids. Missing results, and every
 // result of a query with a NaN or an inf: id -1 and D = FLT_MAX (L2) or -FLT_MAX.

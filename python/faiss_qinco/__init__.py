@@ -1,6 +1,6 @@
 """faiss_qinco: FAISS-style indexes with implicit neural codebooks (QINCo, QINCo2)."""
 
-from ._core import simd_level, simd_levels
+from ._core import search_stats, simd_level, simd_levels
 from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig, TrainingConfig
 from .factory import index_factory
@@ -22,6 +22,7 @@ __all__ = [
     "get_num_threads",
     "index_factory",
     "read_index",
+    "search_stats",
     "serialize_index",
     "set_num_threads",
     "simd_level",

@@ -84,6 +84,23 @@ class QincoWeights:
     @property
     def n_base(self) -> int: ...
 
+class EarlyExit:
+    def __init__(self, M: int, K: int, d: int) -> None: ...
+    def add_checkpoint(self, n_codes: int, margin: float, tail: _Floats) -> None: ...
+
+class SearchStats:
+    @property
+    def nq(self) -> int: ...
+    @property
+    def n_reranked(self) -> int: ...
+    @property
+    def n_steps(self) -> int: ...
+    @property
+    def n_steps_saved(self) -> int: ...
+    def reset(self) -> None: ...
+
+search_stats: SearchStats
+
 def encode(
     weights: QincoWeights,
     x: _Floats,
@@ -116,4 +133,6 @@ def search(
     metric: int,
     selected: _Codes | None = None,
     n_threads: int = 1,
+    early_exit: EarlyExit | None = None,
+    exit_margin: float = 1.0,
 ) -> tuple[_Floats, _Ids]: ...

@@ -20,15 +20,13 @@ import numpy as np
 
 from . import _core
 from .arrays import as_ids, as_matrix, check_buffer, filled
-from .codec.additive import AdditiveFit
 from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig, TrainingConfig, resolve_config
+from .codec.early_exit import Checkpoint, pack_checkpoints
+from .codec.fitting import PROGRESS_VECTORS, fit, stored_bias
 from .errors import ArgumentError
-from .params import SearchParametersIVFQINCo, resolve_params, size
+from .params import SearchParametersIVFQINCo, margin_factor, resolve_params, size
 from .threads import get_num_threads
-
-ADDITIVE_POINTS_PER_CODEWORD = 50  # training vectors, per unknown codeword of the M·K
-PROGRESS_VECTORS = 50_000  # `add` shows a progress bar from here on
 
 
 @dataclass(frozen=True)
@@ -38,19 +36,28 @@ class _Trained:
     codec: QINCoCodec
     centroids: np.ndarray  # (nlist, d) float32, what the additive codebooks' residuals are to
     additive: np.ndarray  # (M, K, d) float32
-    tables: _core.AdditiveTables  # the same, packed
+    checkpoints: list[Checkpoint]  # of early exit
+    tables: _core.AdditiveTables  # the additive codebooks, packed
+    early_exit: _core.EarlyExit | None  # the checkpoints, packed
 
     @staticmethod
-    def of(codec: QINCoCodec, centroids: np.ndarray, additive: np.ndarray) -> _Trained:
-        return _Trained(codec, centroids, additive, _core.AdditiveTables(additive))
+    def of(
+        codec: QINCoCodec,
+        centroids: np.ndarray,
+        additive: np.ndarray,
+        checkpoints: list[Checkpoint],
+    ) -> _Trained:
+        packed = pack_checkpoints(checkpoints, codec.M, codec.K, codec.d) if checkpoints else None
+        tables = _core.AdditiveTables(additive)
+        return _Trained(codec, centroids, additive, checkpoints, tables, packed)
 
 
 class _QINCoIndex(ABC):
     """What the two indexes share: inverted lists of QINCo codes, tables, codec and search."""
 
     __slots__ = (
-        "M", "_config", "_nshort", "_trained", "d", "lists", "metric_arg", "metric_type", "nbits",
-        "nlist", "ntotal", "training", "verbose",
+        "M", "_config", "_exit_margin", "_nshort", "_trained", "d", "lists", "metric_arg",
+        "metric_type", "nbits", "nlist", "ntotal", "training", "verbose",
     )  # fmt: skip
 
     _ivf: ClassVar[bool]
@@ -77,7 +84,7 @@ class _QINCoIndex(ABC):
         self.metric_type, self.metric_arg, self.verbose = int(metric), 0.0, False
         self.training = training or TrainingConfig()
         self._config = config if config == "auto" else resolve_config(config)
-        self._nshort = 100
+        self._nshort, self._exit_margin = 100, 1.0
         self.ntotal = 0
         self._trained: _Trained | None = None
         self.lists = _core.InvertedLists(self.nlist, self.M, self.nbits)
@@ -104,6 +111,18 @@ class _QINCoIndex(ABC):
     @nshort.setter
     def nshort(self, value: int) -> None:
         self._nshort = size("nshort", value)
+
+    @property
+    def exit_margin(self) -> float:
+        """Early exit of re-ranking: candidates that are further from the k-th best than this times
+        the margin calibrated in training are not decoded to the end. Default 1.0; inf: all are, and
+        the results are exact for the shortlist. `faiss_qinco.search_stats` counts the work saved.
+        """
+        return self._exit_margin
+
+    @exit_margin.setter
+    def exit_margin(self, value: float) -> None:
+        self._exit_margin = margin_factor(value)
 
     @property
     def code_size(self) -> int:
@@ -184,23 +203,15 @@ class _QINCoIndex(ABC):
         centroids: np.ndarray | None,
         list_no: np.ndarray | None,
     ) -> _Trained:
-        """Fit the additive codebooks to the codes of training vectors."""
+        """The tables and early exit, fitted to the codes of training vectors."""
         if centroids is None:
             centroids = codec.mean[None]
-        n = min(len(x), ADDITIVE_POINTS_PER_CODEWORD * self.M * codec.K)
-        rows = np.sort(np.random.default_rng(self.training.seed).permutation(len(x))[:n])
-        fit = AdditiveFit(self.M, codec.K, self.d)
-        chosen = np.zeros(n, np.int64) if list_no is None else list_no[rows]
-        progress = self.training.progress and n >= PROGRESS_VECTORS
-        codes = codec.encode(
-            x[rows], None if list_no is None else chosen, device=self.training.device,
-            progress=progress,
-        )[:, -self.M :]  # fmt: skip
-        step = 1 << 16
-        for i in range(0, n, step):
-            part = slice(i, i + step)
-            fit.update(codes[part], x[rows[part]] - centroids[chosen[part]])
-        return _Trained.of(codec, centroids, fit.solve())
+        settings = self.training
+        additive, checkpoints = fit(
+            codec, x, centroids, list_no, self.metric_type, seed=settings.seed,
+            device=settings.device, progress=settings.progress,
+        )  # fmt: skip
+        return _Trained.of(codec, centroids, additive, checkpoints)
 
     def add(self, x: np.ndarray) -> None:
         """Encode and store x (n, d); ids follow on from ntotal.
@@ -218,9 +229,7 @@ class _QINCoIndex(ABC):
         if xids is not None:
             ids = as_ids(xids, len(x))
         list_no, codes = self._encode(x, self.training.progress and len(x) >= PROGRESS_VECTORS)
-        bias = np.zeros(len(x), np.float32)
-        if self.metric_type == faiss.METRIC_L2:
-            bias = trained.tables.bias(trained.centroids, list_no, codes, get_num_threads())
+        bias = stored_bias(trained.tables, trained.centroids, list_no, codes, self.metric_type)
         offset = self.lists.add(list_no, codes, bias, ids)
         self.ntotal += len(x)
         return np.where(offset < 0, -1, list_no << 32 | offset)
@@ -285,7 +294,7 @@ class _QINCoIndex(ABC):
         if k <= 0:
             raise ArgumentError(f"k: expected at least 1, got {k}")
         shape = (len(x), k)
-        params = resolve_params(params, self._nprobe_default(), self._nshort)
+        params = resolve_params(params, self._nprobe_default(), self._nshort, self._exit_margin)
         if params.nprobe == 0:
             raise RuntimeError("nprobe: expected at least 1, got 0")
         for name, buffer, dtype in (("D", D, np.float32), ("I", I, np.int64)):
@@ -305,6 +314,8 @@ class _QINCoIndex(ABC):
             self.metric_type,
             None if params.sel is None else self._selected(params.sel),
             get_num_threads(),
+            trained.early_exit if np.isfinite(params.exit_margin) else None,
+            params.exit_margin,
         )
         return filled(D, new_D), filled(I, new_I)
 
@@ -402,6 +413,7 @@ class _QINCoIndex(ABC):
         header: dict[str, Any] = {
             "type": type(self).__name__,
             **{k: getattr(self, k) for k in ("d", "nlist", "M", "nbits", "ntotal", "nshort")},
+            "exit_margin": self.exit_margin if np.isfinite(self.exit_margin) else None,
             "metric": self.metric_type,
             "is_trained": self.is_trained,
             "config": self._config if isinstance(self._config, str) else self._config.to_dict(),
@@ -418,11 +430,15 @@ class _QINCoIndex(ABC):
             tensors |= {f"codec.{k}": v for k, v in codec.items()}
             tensors["centroids"] = self._trained.centroids
             tensors["additive"] = self._trained.additive
+            checkpoints = self._trained.checkpoints
+            header["exits"] = [{"n_codes": c.n_codes, "margin": c.margin} for c in checkpoints]
+            tensors |= {f"tail.{c.n_codes}": c.tail for c in checkpoints}
         return header, tensors
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
         """The rest of `from_state`: everything but what the constructor took."""
         self.nshort, self.ntotal = header["nshort"], size("ntotal", header["ntotal"])
+        self.exit_margin = np.inf if header["exit_margin"] is None else header["exit_margin"]
         if header["is_trained"]:
             parts = {k[6:]: v for k, v in tensors.items() if k.startswith("codec.")}
             codec = QINCoCodec.from_state(header["codec"], parts)
@@ -432,7 +448,11 @@ class _QINCoIndex(ABC):
                 raise ValueError("centroids do not fit the index")
             if additive.shape != (self.M, codec.K, self.d) or additive.dtype != np.float32:
                 raise ValueError("additive codebooks do not fit the index")
-            self._trained = _Trained.of(codec, centroids, additive)
+            checkpoints = [
+                Checkpoint(c["n_codes"], c["margin"], tensors[f"tail.{c['n_codes']}"])
+                for c in header["exits"]
+            ]
+            self._trained = _Trained.of(codec, centroids, additive, checkpoints)
         self.lists.import_(tensors["sizes"], tensors["codes"], tensors["bias"], tensors["ids"])
         if self.lists.ntotal > self.ntotal:
             raise ValueError("more vectors in the lists than ntotal")
@@ -512,6 +532,7 @@ class IndexIVFQINCo(_QINCoIndex):
     Attributes
     ----------
     nprobe : lists to visit per query, default 1. nshort : vectors to re-rank, default 100.
+    exit_margin : early exit of re-ranking, default 1.0; inf: none.
     cp : faiss.ClusteringParameters of the coarse clustering. codec : QINCoCodec once trained.
     d, ntotal, is_trained, metric_type, nlist, M, nbits, code_size, quantizer as in FAISS.
 

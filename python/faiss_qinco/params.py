@@ -18,6 +18,8 @@ class SearchParametersIVFQINCo:
     nprobe : lists to visit; default 1, as in FAISS.
     nshort : vectors to re-rank with the neural codebooks (0: none, D is then the additive
         distance); None: the index's.
+    exit_margin : early exit of re-ranking, see `IndexIVFQINCo.exit_margin` (inf: none); None: the
+        index's.
     sel : a `faiss.IDSelector`; only ids that it accepts enter the shortlist.
     quantizer_params : `faiss.SearchParameters` for the coarse quantizer.
 
@@ -29,6 +31,8 @@ class SearchParametersIVFQINCo:
         self.nprobe: int = size("nprobe", kwargs.pop("nprobe", 1))
         nshort = kwargs.pop("nshort", None)
         self.nshort: int | None = None if nshort is None else size("nshort", nshort)
+        exit_margin = kwargs.pop("exit_margin", None)
+        self.exit_margin = None if exit_margin is None else margin_factor(exit_margin)
         self.sel: faiss.IDSelector | None = kwargs.pop("sel", None)
         self.quantizer_params: faiss.SearchParameters | None = kwargs.pop("quantizer_params", None)
         if kwargs:
@@ -45,11 +49,20 @@ def size(name: str, value: Any) -> int:
     return number
 
 
-def resolve_params(params: Any, nprobe: int, nshort: int) -> SearchParametersIVFQINCo:
+def margin_factor(value: float) -> float:
+    """A factor >= 0, inf included. Raises TypeError or ValueError for anything else."""
+    if isinstance(value, str) or not (factor := float(value)) >= 0:
+        raise ValueError(f"exit_margin: expected a number >= 0, got {value!r}")
+    return factor
+
+
+def resolve_params(
+    params: Any, nprobe: int, nshort: int, exit_margin: float
+) -> SearchParametersIVFQINCo:
     """The parameters of a call: the index's where `params` is None; `faiss.SearchParametersIVF`
     is taken too. Raises TypeError or RuntimeError for anything else, as FAISS does."""
     if params is None:
-        return SearchParametersIVFQINCo(nprobe=nprobe, nshort=nshort)
+        return SearchParametersIVFQINCo(nprobe=nprobe, nshort=nshort, exit_margin=exit_margin)
     if isinstance(params, faiss.SearchParametersIVF):
         if params.max_codes or getattr(params, "max_lists_num", 0):
             raise RuntimeError("max_codes and max_lists_num are not supported")
@@ -60,6 +73,5 @@ def resolve_params(params: Any, nprobe: int, nshort: int) -> SearchParametersIVF
         raise RuntimeError(f"IndexIVFQINCo params have incorrect type: {type(params).__name__}")
     if not isinstance(params, SearchParametersIVFQINCo):
         raise TypeError(f"params: expected SearchParametersIVFQINCo, got {type(params)}")
-    if params.nshort is not None:
-        return params
-    return SearchParametersIVFQINCo(**{**vars(params), "nshort": nshort})
+    given = {k: v for k, v in vars(params).items() if v is not None}
+    return SearchParametersIVFQINCo(**{"nshort": nshort, "exit_margin": exit_margin, **given})

@@ -47,7 +47,7 @@ def assert_same_results(D, I, D_expected, I_expected):
 def test_exhaustive_search_is_brute_force_over_decoded_vectors(trained, base, queries, metric):
     index = fq.deserialize_index(trained[metric])
     index.add(base[:3000])
-    index.nprobe, index.nshort = index.nlist, 3000
+    index.nprobe, index.nshort, index.exit_margin = index.nlist, 3000, np.inf
     D, I = index.search(queries[:50], 20)
     decoded = index.reconstruct_n(0, 3000)
     assert_same_results(D, I, *brute_force(queries[:50], decoded, 20, metric))
@@ -57,7 +57,7 @@ def test_exhaustive_search_is_brute_force_over_decoded_vectors(trained, base, qu
 def test_flat_exhaustive_search_is_brute_force(learn, base, queries, metric):
     index = flat_index(learn[:4000], metric)
     index.add(base[:1000])
-    index.nshort = 1000
+    index.nshort, index.exit_margin = 1000, np.inf
     D, I = index.search(queries[:30], 10)
     decoded = index.reconstruct_n(0, 1000)
     assert_same_results(D, I, *brute_force(queries[:30], decoded, 10, metric))
@@ -111,7 +111,7 @@ def test_fewer_bits(learn, base, queries, nbits):
     index.train(learn[:4000])
     index.add(base[:1000])
     assert index.code_size == (4 * nbits + 7) // 8
-    index.nprobe, index.nshort = index.nlist, 1000
+    index.nprobe, index.nshort, index.exit_margin = index.nlist, 1000, np.inf
     D, I = index.search(queries[:20], 10)
     decoded = index.reconstruct_n(0, 1000)
     assert_same_results(D, I, *brute_force(queries[:20], decoded, 10, faiss.METRIC_L2))
@@ -138,11 +138,48 @@ def test_threads_and_batches_do_not_change_results(filled, queries, nshort):
 
 
 def test_shortlist_does_not_depend_on_k(filled, queries):
-    filled.nprobe, filled.nshort = 5, 40
+    filled.nprobe, filled.nshort, filled.exit_margin = 5, 40, np.inf
     D10, I10 = filled.search(queries, 10)
     D40, I40 = filled.search(queries, 40)
     np.testing.assert_array_equal(I10, I40[:, :10])
     np.testing.assert_array_equal(D10, D40[:, :10])
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_early_exit_saves_work_and_loses_little(trained, base, queries, metric):
+    index = fq.deserialize_index(trained[metric])
+    index.add(base)
+    index.nprobe, index.nshort, index.exit_margin = 8, 500, np.inf
+    fq.search_stats.reset()
+    D_all, I_all = index.search(queries, 1)
+    assert fq.search_stats.nq == len(queries)
+    assert fq.search_stats.n_steps == 4 * fq.search_stats.n_reranked > 0
+    assert fq.search_stats.n_steps_saved == 0
+    index.exit_margin = 1.0
+    fq.search_stats.reset()
+    D, I = index.search(queries, 1)
+    stats = fq.search_stats
+    assert stats.n_steps + stats.n_steps_saved == 4 * stats.n_reranked
+    assert 0.5 < stats.n_steps_saved / (4 * stats.n_reranked) < 0.995
+    same = I_all == I
+    assert same.mean() > 0.985
+    np.testing.assert_array_equal(D[same], D_all[same])  # always exact
+    index.exit_margin = 1e9
+    np.testing.assert_array_equal(index.search(queries, 1)[1], I_all)
+
+
+def test_early_exit_keeps_k_candidates(filled, queries):
+    filled.nprobe, filled.nshort, filled.exit_margin = 16, 200, 0.0
+    D, I = filled.search(queries, 37)
+    assert (I >= 0).all()
+    assert all(len(set(row)) == 37 for row in I)
+    assert (np.diff(D, axis=1) >= 0).all()
+    params = fq.SearchParametersIVFQINCo(nprobe=16, exit_margin=np.inf)
+    assert (filled.search(queries, 37, params=params)[0].mean(axis=1) <= D.mean(axis=1)).all()
+    with pytest.raises(ValueError, match="exit_margin"):
+        filled.exit_margin = -1
+    with pytest.raises(ValueError, match="exit_margin"):
+        fq.SearchParametersIVFQINCo(exit_margin=np.nan)
 
 
 def test_any_quantizer(learn, base, queries):

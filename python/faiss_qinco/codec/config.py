@@ -23,7 +23,9 @@ class QINCoConfig:
     L : residual blocks per step.
     d_e : width of the network; None: d, without input and output projections.
     d_h : hidden width of a residual block (and the rank of the concat block with `low_rank`).
-    A : codewords pre-selected per hypothesis when encoding; 0: all K.
+    A : codewords pre-selected per hypothesis when encoding; 0: all K. The A·B candidates of a
+        vector are the best of all its hypotheses and codewords together, so that a small A with
+        a large B takes less time for the same error than the papers' A = 16 for each.
     B : hypotheses of the beam search when encoding.
     train_A, train_B : the same inside the training loop; None: A and B.
     qinco1 : QINCo (2024): the network returns z, with d_e == d and no skip from the codeword.
@@ -83,7 +85,7 @@ class QINCoConfig:
 
 
 PRESETS = {
-    "XS": QINCoConfig(L=1, d_e=None, d_h=256, A=16, B=16, train_A=8, train_B=4),
+    "XS": QINCoConfig(L=1, d_e=None, d_h=256, A=4, B=32, train_A=4, train_B=8),
     "S": QINCoConfig(L=2, d_e=128, d_h=256, A=16, B=32),
     "M": QINCoConfig(L=4, d_e=384, d_h=384, A=16, B=32),
     "L": QINCoConfig(L=16, d_e=384, d_h=384, A=16, B=32),

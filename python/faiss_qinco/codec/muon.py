@@ -20,7 +20,7 @@ ITERATIONS = 5
 def orthogonalised(g: Tensor) -> Tensor:
     """(n, rows, cols) -> the same with singular values near 1."""
     a, b, c = COEFFICIENTS
-    x = g / g.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x: Tensor = g / g.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

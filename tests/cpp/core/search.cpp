@@ -199,3 +199,36 @@ TEST_CASE("search: bad arguments") {
                               nullptr, Index::nq, index.q.data(), 1, 1, 1, Metric::L2, nullptr}),
                   CheckError);
 }
+
+TEST_CASE("search: early exit drops what its margins allow, and keeps k with exact scores") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
+    Index index(metric);
+    EarlyExit early(3, 16, Index::d);
+    early.add_checkpoint(0, 2.0f, nullptr);
+    early.add_checkpoint(1, 0.01f, index.rng.floats(2 * 16 * Index::d, 0.3f).data());
+    early.add_checkpoint(2, 0.01f, index.rng.floats(1 * 16 * Index::d, 0.3f).data());
+    SearchArgs args = index.args(7, 3, 60, metric);
+    const Result all = run_search(args);
+    args.early_exit = &early;
+    const idx_t saved_before = search_stats.n_steps_saved;
+    const Result some = run_search(args);
+    CHECK(search_stats.n_steps_saved > saved_before);
+    CHECK(run_search(args, 3) == some);
+    for (idx_t i = 0; i < args.n; ++i)
+      for (idx_t j = 0; j < args.k; ++j) {
+        CHECK(some.I[i * 7 + j] != -1);
+        for (idx_t l = 0; l < args.k; ++l)
+          if (all.I[i * 7 + l] == some.I[i * 7 + j]) CHECK(all.D[i * 7 + l] == some.D[i * 7 + j]);
+      }
+    args.exit_margin = 1e9f;
+    CHECK(run_search(args) == all);
+    args.exit_margin = -1;
+    CHECK_THROWS_AS(run_search(args), CheckError);
+    CHECK_THROWS_AS(early.add_checkpoint(2, 0, nullptr), CheckError);
+    CHECK_THROWS_AS(early.add_checkpoint(3, 0, nullptr), CheckError);
+    const EarlyExit other(4, 16, Index::d);
+    args.exit_margin = 1;
+    args.early_exit = &other;
+    CHECK_THROWS_AS(run_search(args), CheckError);
+  }
+}

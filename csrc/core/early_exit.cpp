@@ -1,0 +1,38 @@
+#include "core/early_exit.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.hpp"
+#include "core/distance.hpp"
+
+namespace fq {
+
+EarlyExit::EarlyExit(int M, int K, idx_t d) : M_(M), K_(K), d_(d) {
+  check(M >= 1 && K >= 1 && d >= 1, "M, K, d: expected at least 1, got ", M, ", ", K, ", ", d);
+}
+
+void EarlyExit::add_checkpoint(int n_codes, float margin, const float* tail) {
+  const int first = checkpoints_.empty() ? 0 : checkpoints_.back().n_codes + 1;
+  check(n_codes >= first && n_codes < M_, "n_codes: expected ", first, " to ", M_ - 1, ", got ",
+        n_codes);
+  check(margin >= 0, "margin: expected at least 0, got ", margin);
+  checkpoints_.push_back({n_codes, margin, {tail, tail + tail_size(n_codes) * K_ * d_}});
+}
+
+void EarlyExit::add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x) const {
+  const float* tail = checkpoint.tail.data();
+  for (int m = checkpoint.n_codes; m < M_; ++m, tail += K_ * d_) {
+    const float* codeword = tail + code[m] * d_;
+    for (idx_t j = 0; j < d_; ++j) x[j] += codeword[j];
+  }
+}
+
+float exit_bound(float score, float margin, const float* q, idx_t d, Metric metric) {
+  if (metric == Metric::InnerProduct)
+    return score + margin * std::sqrt(sum_terms(d, [=](idx_t j) { return q[j] * q[j]; }));
+  const float distance = std::sqrt(std::max(score, 0.0f)) + margin;
+  return std::max(distance * distance, score);  // whatever the roundings, the k-th itself stays
+}
+
+}  // namespace fq

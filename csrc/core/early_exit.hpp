@@ -1,0 +1,50 @@
+// Early exit: which candidates of a shortlist need not be decoded to the end.
+//
+// After n_codes codes a candidate is approximated by x̂ + sum_{m >= n_codes} tail_m[i_m], with
+// additive codebooks fitted to what the networks of those steps would add; after none, by what the
+// tables said. One whose approximate distance exceeds the k-th smallest of its query by more than a
+// margin is dropped.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/types.hpp"
+
+namespace fq {
+
+class EarlyExit {
+ public:
+  struct Checkpoint {
+    int n_codes;
+    float margin;             // of distances (L2, not squared); of similarities per |q|
+    std::vector<float> tail;  // (M - n_codes, K, d) in the original space; none after no codes
+  };
+
+  EarlyExit(int M, int K, idx_t d);
+
+  // In ascending order of n_codes, which is 0 to M - 1. tail: (tail_size(n_codes), K, d).
+  // margin >= 0.
+  void add_checkpoint(int n_codes, float margin, const float* tail);
+
+  int tail_size(int n_codes) const { return n_codes == 0 ? 0 : M_ - n_codes; }
+
+  int M() const { return M_; }
+  int K() const { return K_; }
+  idx_t d() const { return d_; }
+  const std::vector<Checkpoint>& checkpoints() const { return checkpoints_; }
+
+  // x: (d), the decoded vector of the first n_codes codes; becomes the approximation of the whole.
+  void add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x) const;
+
+ private:
+  int M_, K_;
+  idx_t d_;
+  std::vector<Checkpoint> checkpoints_;
+};
+
+// The score up to which candidates stay: `margin` beyond `score`. Scores are squared distances, or
+// negated similarities with q.
+float exit_bound(float score, float margin, const float* q, idx_t d, Metric metric);
+
+}  // namespace fq
