@@ -12,7 +12,7 @@
 namespace fq {
 namespace {
 
-constexpr idx_t kBlock = 16;  // queries together: the width that gemm_f32 asks for
+constexpr idx_t kBlock = 16;  // queries together: a panel of gemm_f32
 
 float squared_norm(const float* x, idx_t d) {
   return sum_terms(d, [=](idx_t i) { return x[i] * x[i]; });

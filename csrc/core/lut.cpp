@@ -19,14 +19,14 @@ AdditiveTables::AdditiveTables(int M, int K, idx_t d, const float* codebooks)
   check(d >= 1, "codebooks: expected d of at least 1, got ", d);
   const idx_t rows = idx_t{M} * K;
   codebooks_.assign(codebooks, codebooks + rows * d);
-  transposed_.resize(codebooks_.size());
-  for (idx_t r = 0; r < rows; ++r)
-    for (idx_t j = 0; j < d; ++j) transposed_[j * rows + r] = -codebooks[r * d + j];
+  packed_.resize(codebooks_.size());
+  pack_gemm_f32(rows, d, d, codebooks, d, packed_.data());
+  for (float& v : packed_) v = -v;
 }
 
 void AdditiveTables::compute(idx_t nq, const float* q, Metric metric, float* lut) const {
   const idx_t m = idx_t{M_} * K_;
-  gemm_f32_kernel()(nq, m, d_, q, transposed_.data(), lut, Epilogue::Store);
+  gemm_f32_kernel()(nq, m, d_, q, packed_.data(), lut, Epilogue::Store);
   if (metric == Metric::L2)
     for (idx_t i = 0; i < nq * m; ++i) lut[i] *= 2;
 }

@@ -32,8 +32,8 @@ class AdditiveTables {
  private:
   int M_, K_;
   idx_t d_;
-  std::vector<float> codebooks_;   // (M, K, d)
-  std::vector<float> transposed_;  // (d, M * K), negated
+  std::vector<float> codebooks_;  // (M, K, d)
+  std::vector<float> packed_;     // the same for gemm_f32 (m = M * K, k = d), negated
 };
 
 // The 8-bit form of one query's tables (nbits 8), for a lower bound of every score.

@@ -38,12 +38,12 @@ Matrix pad_columns(const float* a, idx_t rows, idx_t cols) {
   return m;
 }
 
-// A weight (out, in), its rows `stride` apart -> (in, out), padded on both sides.
-Matrix transpose(const float* a, idx_t out, idx_t in, idx_t stride) {
+// A weight (out, in), its rows `stride` apart -> (in, out) as gemm_f32 takes it, padded on both
+// sides.
+Matrix pack(const float* a, idx_t out, idx_t in, idx_t stride) {
   Matrix m{padded(in), padded(out), {}};
   m.data.resize(static_cast<std::size_t>(m.rows * m.cols));
-  for (idx_t o = 0; o < out; ++o)
-    for (idx_t i = 0; i < in; ++i) m.data[i * m.cols + o] = a[o * stride + i];
+  pack_gemm_f32(out, in, stride, a, m.rows, m.data.data());
   return m;
 }
 
@@ -78,7 +78,7 @@ QincoWeights::QincoWeights(int nbits, bool ivf, bool skip, const ArrayView& mean
   mean_.assign(mean.data, mean.data + d_);
   base_ = pad_columns(base.data, base.shape[0], d_);
   if (ivf) return;
-  base_columns_ = transpose(base.data, K(), d_, d_);
+  base_columns_ = pack(base.data, K(), d_, d_);
   base_half_norms_ = half_norms(base);
 }
 
@@ -106,21 +106,21 @@ void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
   step.codebook = pad_columns(codebook.data, K(), d_);
   const idx_t stride = d_e + d_;
   const Matrix u =
-      in_proj.data ? product(step.codebook, transpose(in_proj.data, d_e, d_, d_)) : step.codebook;
-  step.table = product(u, transpose(concat_weight.data, d_e, d_e, stride));  // u + W_u u + b
+      in_proj.data ? product(step.codebook, pack(in_proj.data, d_e, d_, d_)) : step.codebook;
+  step.table = product(u, pack(concat_weight.data, d_e, d_e, stride));  // u + W_u u + b
   for (idx_t code = 0; code < K(); ++code)
     for (idx_t j = 0; j < d_e; ++j)
       step.table.data[code * step.table.cols + j] +=
           u.data[code * u.cols + j] + (concat_bias.data ? concat_bias.data[j] : 0.0f);
-  step.x_weight = transpose(concat_weight.data + d_e, d_e, d_, stride);
+  step.x_weight = pack(concat_weight.data + d_e, d_e, d_, stride);
   for (idx_t l = 0; l < L; ++l) {
-    step.up.push_back(transpose(up.data + l * d_h * d_e, d_h, d_e, d_e));
-    step.down.push_back(transpose(down.data + l * d_e * d_h, d_e, d_h, d_h));
+    step.up.push_back(pack(up.data + l * d_h * d_e, d_h, d_e, d_e));
+    step.down.push_back(pack(down.data + l * d_e * d_h, d_e, d_h, d_h));
   }
-  if (out_proj.data) step.out = transpose(out_proj.data, d_, d_e, d_e);
+  if (out_proj.data) step.out = pack(out_proj.data, d_, d_e, d_e);
   if (L > 0) step.up_table = product(step.table, step.up[0]);
   if (preselect.data) {
-    step.preselect = transpose(preselect.data, K(), d_, d_);
+    step.preselect = pack(preselect.data, K(), d_, d_);
     step.preselect_half_norms = half_norms(preselect);
   }
 

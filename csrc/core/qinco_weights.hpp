@@ -6,9 +6,8 @@
 //   absent
 // At inference u + W_u u + b depends on the codeword only: one table (K, d_e) per step, so that
 // what is left is W_x x, the blocks and Out. What the first Up makes of that table is a table too:
-// in encoding, the candidates of one x then share the whole first product. All matrices are
-// transposed to (in, out), and both sides zero-padded to multiples of 16 as gemm_f32 asks; padded
-// components stay zero throughout.
+// in encoding, the candidates of one x then share the whole first product. Both sides of all
+// matrices are zero-padded to multiples of 16; padded components stay zero throughout.
 #pragma once
 
 #include <vector>
@@ -22,19 +21,21 @@ struct ArrayView {  // a float32 C-contiguous array; null data: absent
   std::vector<idx_t> shape = {};
 };
 
-struct Matrix {  // row-major (rows, cols)
+struct Matrix {  // (rows, cols), row-major or in the panels of gemm_f32
   idx_t rows = 0, cols = 0;
   std::vector<float> data = {};
 };
 
 struct QincoStep {
+  // Row-major:
   Matrix codebook;  // (K, d)
   Matrix table;     // (K, d_e)
-  Matrix x_weight;  // (d, d_e)
-  std::vector<Matrix> up, down;
-  Matrix out;        // (d_e, d); empty: identity
-  Matrix up_table;   // (K, d_h): the table times the first Up; empty without blocks
-  Matrix preselect;  // (d, K), and half the squared norms of its columns; empty: none
+  Matrix up_table;  // (K, d_h): the table times the first Up; empty without blocks
+  // In panels, (in, out):
+  Matrix x_weight;               // (d, d_e)
+  std::vector<Matrix> up, down;  // L times (d_e, d_h) and (d_h, d_e)
+  Matrix out;                    // (d_e, d); empty: identity
+  Matrix preselect;              // (d, K), and half the squared norms of its columns; empty: none
   std::vector<float> preselect_half_norms;
 };
 

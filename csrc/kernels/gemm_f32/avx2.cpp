@@ -1,4 +1,4 @@
-// A tile of rows x vectors of c stays in registers while k runs; a panel of b serves all rows.
+// A tile of rows x 16 columns of c stays in registers while k runs; a panel of b serves all rows.
 #include <immintrin.h>
 
 #include "kernels/gemm_f32/contract.hpp"
@@ -7,55 +7,51 @@ namespace fq {
 namespace {
 
 using std::int64_t;
-constexpr int kWidth = 8;    // floats of a register
-constexpr int kRows = 6;     // rows of a tile
-constexpr int kVectors = 2;  // registers of a tile's row
 
-template <int R, int V>
+template <int R>
 void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilogue epilogue) {
-  __m256 sum[R][V];
-#pragma GCC unroll 8
+  __m256 sum[R][2];
+#pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v)
       sum[r][v] =
-          epilogue == Epilogue::Add ? _mm256_loadu_ps(c + r * m + v * kWidth) : _mm256_setzero_ps();
-  for (int64_t l = 0; l < k; ++l, b += m) {
-    __m256 row[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) row[v] = _mm256_loadu_ps(b + v * kWidth);
-#pragma GCC unroll 8
+          epilogue == Epilogue::Add ? _mm256_loadu_ps(c + r * m + 8 * v) : _mm256_setzero_ps();
+#pragma GCC unroll 2
+  for (int64_t l = 0; l < k; ++l, b += 16) {
+    const __m256 row[2] = {_mm256_loadu_ps(b), _mm256_loadu_ps(b + 8)};
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       const __m256 factor = _mm256_set1_ps(a[r * k + l]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[r][v] = _mm256_fmadd_ps(factor, row[v], sum[r][v]);
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) sum[r][v] = _mm256_fmadd_ps(factor, row[v], sum[r][v]);
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
       if (epilogue == Epilogue::Relu) sum[r][v] = _mm256_max_ps(sum[r][v], _mm256_setzero_ps());
-      _mm256_storeu_ps(c + r * m + v * kWidth, sum[r][v]);
+      _mm256_storeu_ps(c + r * m + 8 * v, sum[r][v]);
     }
 }
 
-// All rows of one panel: full tiles of R rows, then the rest with fewer rows.
-template <int R, int V>
-void panel(int64_t n, int64_t m, int64_t k, const float* a, const float* b, float* c,
-           Epilogue epilogue) {
-  for (; n >= R; n -= R, a += R * k, c += R * m) tile<R, V>(m, k, a, b, c, epilogue);
-  if constexpr (R > 1) panel<R / 2, V>(n, m, k, a, b, c, epilogue);
-}
+constexpr decltype(&tile<1>) kTile[] = {nullptr, tile<1>, tile<2>, tile<3>,
+                                        tile<4>, tile<5>, tile<6>};
+constexpr int64_t kRows = 6;  // 12 sums, which the latency of an addition needs
 
 }  // namespace
 
 void gemm_f32_avx2(int64_t n, int64_t m, int64_t k, const float* a, const float* b, float* c,
                    Epilogue epilogue) {
-  int64_t j = 0;
-  for (; j + kVectors * kWidth <= m; j += kVectors * kWidth)
-    panel<kRows, kVectors>(n, m, k, a, b + j, c + j, epilogue);
-  for (; j < m; j += kWidth) panel<kRows, 1>(n, m, k, a, b + j, c + j, epilogue);
+  for (int64_t j = 0; j < m; j += 16, b += 16 * k)
+    for (int64_t i = 0; i < n;) {
+      // The last rows in two halves: a tile of one or two rows waits for its additions.
+      const int64_t left = n - i;
+      const int64_t rows = left >= 2 * kRows ? kRows : left > kRows ? (left + 1) / 2 : left;
+      kTile[rows](m, k, a + i * k, b, c + i * m + j, epilogue);
+      i += rows;
+    }
 }
 
 }  // namespace fq

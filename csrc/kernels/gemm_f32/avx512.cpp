@@ -1,4 +1,4 @@
-// A tile of rows x vectors of c stays in registers while k runs; a panel of b serves all rows.
+// A tile of rows x 32 columns of c stays in registers while k runs; two panels of b serve all rows.
 #include <immintrin.h>
 
 #include "kernels/gemm_f32/contract.hpp"
@@ -7,9 +7,9 @@ namespace fq {
 namespace {
 
 using std::int64_t;
-constexpr int kWidth = 16;   // floats of a register
-constexpr int kRows = 8;     // rows of a tile
-constexpr int kVectors = 2;  // registers of a tile's row
+constexpr int kWidth = 16;  // floats of a register, and columns of a panel
+constexpr int kRows = 8;    // rows of a tile
+constexpr int kPanels = 2;  // registers of a tile's row
 
 template <int R, int V>
 void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilogue epilogue) {
@@ -20,10 +20,10 @@ void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilog
     for (int v = 0; v < V; ++v)
       sum[r][v] =
           epilogue == Epilogue::Add ? _mm512_loadu_ps(c + r * m + v * kWidth) : _mm512_setzero_ps();
-  for (int64_t l = 0; l < k; ++l, b += m) {
+  for (int64_t l = 0; l < k; ++l, b += kWidth) {
     __m512 row[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) row[v] = _mm512_loadu_ps(b + v * kWidth);
+    for (int v = 0; v < V; ++v) row[v] = _mm512_loadu_ps(b + v * kWidth * k);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const __m512 factor = _mm512_set1_ps(a[r * k + l]);
@@ -40,12 +40,12 @@ void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilog
     }
 }
 
-// All rows of one panel: full tiles of R rows, then the rest with fewer rows.
+// All rows of V panels: full tiles of R rows, then the rest with fewer rows.
 template <int R, int V>
-void panel(int64_t n, int64_t m, int64_t k, const float* a, const float* b, float* c,
-           Epilogue epilogue) {
+void panels(int64_t n, int64_t m, int64_t k, const float* a, const float* b, float* c,
+            Epilogue epilogue) {
   for (; n >= R; n -= R, a += R * k, c += R * m) tile<R, V>(m, k, a, b, c, epilogue);
-  if constexpr (R > 1) panel<R / 2, V>(n, m, k, a, b, c, epilogue);
+  if constexpr (R > 1) panels<R / 2, V>(n, m, k, a, b, c, epilogue);
 }
 
 }  // namespace
@@ -53,9 +53,9 @@ void panel(int64_t n, int64_t m, int64_t k, const float* a, const float* b, floa
 void gemm_f32_avx512(int64_t n, int64_t m, int64_t k, const float* a, const float* b, float* c,
                      Epilogue epilogue) {
   int64_t j = 0;
-  for (; j + kVectors * kWidth <= m; j += kVectors * kWidth)
-    panel<kRows, kVectors>(n, m, k, a, b + j, c + j, epilogue);
-  for (; j < m; j += kWidth) panel<kRows, 1>(n, m, k, a, b + j, c + j, epilogue);
+  for (; j + kPanels * kWidth <= m; j += kPanels * kWidth)
+    panels<kRows, kPanels>(n, m, k, a, b + j * k, c + j, epilogue);
+  for (; j < m; j += kWidth) panels<kRows, 1>(n, m, k, a, b + j * k, c + j, epilogue);
 }
 
 }  // namespace fq

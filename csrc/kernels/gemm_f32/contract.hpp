@@ -1,6 +1,9 @@
-// gemm_f32: c = epilogue(a * b), all float32 and row-major without gaps.
+// gemm_f32: c = epilogue(a * b) in float32.
 //
-//   a: (n, k)   b: (k, m), m a multiple of 16   c: (n, m)   n, k >= 0. No alignment is asked for.
+//   a: (n, k) row-major     c: (n, m) row-major, m a multiple of 16     n, k >= 0
+//   b: (m / 16, k, 16), which is (k, m) in panels of 16 columns (pack_gemm_f32): a panel is read
+//      from one end to the other, for any m, where rows of a power of two would share the sets of a
+//      cache. No alignment is asked for.
 //
 //   Store  c  = a * b            Add  c += a * b (c is the start of the sum)
 //   Relu   c  = max(a * b, 0)
@@ -22,9 +25,16 @@ using GemmF32 = void (*)(std::int64_t n, std::int64_t m, std::int64_t k, const f
 
 void gemm_f32_scalar(std::int64_t n, std::int64_t m, std::int64_t k, const float* a, const float* b,
                      float* c, Epilogue epilogue);
+void gemm_f32_neon(std::int64_t n, std::int64_t m, std::int64_t k, const float* a, const float* b,
+                   float* c, Epilogue epilogue);
 void gemm_f32_avx2(std::int64_t n, std::int64_t m, std::int64_t k, const float* a, const float* b,
                    float* c, Epilogue epilogue);
 void gemm_f32_avx512(std::int64_t n, std::int64_t m, std::int64_t k, const float* a, const float* b,
                      float* c, Epilogue epilogue);
+
+// A weight of a linear layer, w: (out, in) with rows `stride` apart, so that b = w^T:
+// b: (ceil(out / 16), k, 16), with zeros beyond out and, where k > in, beyond in.
+void pack_gemm_f32(std::int64_t out, std::int64_t in, std::int64_t stride, const float* w,
+                   std::int64_t k, float* b);
 
 }  // namespace fq

@@ -4,14 +4,21 @@ namespace fq {
 
 void gemm_f32_scalar(std::int64_t n, std::int64_t m, std::int64_t k, const float* a, const float* b,
                      float* c, Epilogue epilogue) {
-  for (std::int64_t i = 0; i < n; ++i, a += k, c += m) {
-    if (epilogue != Epilogue::Add)
-      for (std::int64_t j = 0; j < m; ++j) c[j] = 0;
-    for (std::int64_t l = 0; l < k; ++l)
-      for (std::int64_t j = 0; j < m; ++j) c[j] += a[l] * b[l * m + j];
-    if (epilogue == Epilogue::Relu)
-      for (std::int64_t j = 0; j < m; ++j) c[j] = c[j] > 0 ? c[j] : 0;
-  }
+  constexpr int kWidth = 16;  // columns of a panel
+  for (std::int64_t j = 0; j < m; j += kWidth, b += kWidth * k)
+    for (std::int64_t i = 0; i < n; ++i) {
+      const float* factors = a + i * k;
+      float* out = c + i * m + j;
+      float sum[kWidth] = {};
+      if (epilogue == Epilogue::Add)
+        for (int v = 0; v < kWidth; ++v) sum[v] = out[v];
+      for (std::int64_t l = 0; l < k; ++l) {
+#pragma GCC unroll 1  // or GCC unrolls it before it would vectorise it
+        for (int v = 0; v < kWidth; ++v) sum[v] += factors[l] * b[l * kWidth + v];
+      }
+      for (int v = 0; v < kWidth; ++v)
+        out[v] = epilogue == Epilogue::Relu && !(sum[v] > 0) ? 0.0f : sum[v];
+    }
 }
 
 }  // namespace fq
