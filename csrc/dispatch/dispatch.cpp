@@ -16,9 +16,11 @@ struct LevelInfo {
 
 constexpr LevelInfo kLevels[] = {
     // best first
+    {SimdLevel::Avx512Bf16, "avx512_bf16", cpu::has_avx512_bf16},
     {SimdLevel::Avx512Vbmi, "avx512_vbmi", cpu::has_avx512_vbmi},
     {SimdLevel::Avx512, "avx512", cpu::has_avx512},
     {SimdLevel::Avx2, "avx2", cpu::has_avx2},
+    {SimdLevel::NeonBf16, "neon_bf16", cpu::has_neon_bf16},
     {SimdLevel::Neon, "neon", cpu::has_neon},
     {SimdLevel::Scalar, "scalar", [] { return true; }},
 };
@@ -51,8 +53,28 @@ constexpr Implementation<GemmF32> kGemmF32[] = {
 #if defined(FAISS_QINCO_X86)
     {SimdLevel::Avx512, gemm_f32_avx512},
     {SimdLevel::Avx2, gemm_f32_avx2},
+#elif defined(FAISS_QINCO_AARCH64)
+    {SimdLevel::Neon, gemm_f32_neon},
 #endif
     {SimdLevel::Scalar, gemm_f32_scalar},
+};
+
+constexpr Implementation<GemmBf16> kGemmBf16[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx512Bf16, gemm_bf16_avx512_bf16},
+#elif defined(FAISS_QINCO_AARCH64)
+    {SimdLevel::NeonBf16, gemm_bf16_neon_bf16},
+#endif
+    {SimdLevel::Scalar, gemm_bf16_scalar},
+};
+
+constexpr Implementation<RoundBf16> kRoundBf16[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx512Bf16, round_bf16_avx512_bf16},
+#elif defined(FAISS_QINCO_AARCH64)
+    {SimdLevel::NeonBf16, round_bf16_neon_bf16},
+#endif
+    {SimdLevel::Scalar, round_bf16_scalar},
 };
 
 template <class Kernel, std::size_t N>
@@ -98,5 +120,9 @@ SimdLevel active_level() {
 LutScan lut_scan_kernel(SimdLevel level) { return best(kLutScan, level); }
 LutScanU8 lut_scan_u8_kernel(SimdLevel level) { return best(kLutScanU8, level); }
 GemmF32 gemm_f32_kernel(SimdLevel level) { return best(kGemmF32, level); }
+GemmBf16 gemm_bf16_kernel(SimdLevel level) { return best(kGemmBf16, level); }
+RoundBf16 round_bf16_kernel(SimdLevel level) { return best(kRoundBf16, level); }
+
+bool multiplies_bf16(SimdLevel level) { return gemm_bf16_kernel(level) != gemm_bf16_scalar; }
 
 }  // namespace fq

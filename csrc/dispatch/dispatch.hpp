@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/gemm_bf16/contract.hpp"
 #include "kernels/gemm_f32/contract.hpp"
 #include "kernels/lut_scan/contract.hpp"
 #include "kernels/lut_scan_u8/contract.hpp"
@@ -15,7 +16,7 @@
 namespace fq {
 
 // Worst first, so that levels compare; a CPU has those of one architecture.
-enum class SimdLevel { Scalar, Neon, Avx2, Avx512, Avx512Vbmi };
+enum class SimdLevel { Scalar, Neon, NeonBf16, Avx2, Avx512, Avx512Vbmi, Avx512Bf16 };
 
 const char* level_name(SimdLevel level);
 
@@ -33,8 +34,15 @@ SimdLevel active_level();
 LutScan lut_scan_kernel(SimdLevel level);
 LutScanU8 lut_scan_u8_kernel(SimdLevel level);
 GemmF32 gemm_f32_kernel(SimdLevel level);
+GemmBf16 gemm_bf16_kernel(SimdLevel level);
+RoundBf16 round_bf16_kernel(SimdLevel level);
 inline LutScan lut_scan_kernel() { return lut_scan_kernel(active_level()); }
 inline LutScanU8 lut_scan_u8_kernel() { return lut_scan_u8_kernel(active_level()); }
 inline GemmF32 gemm_f32_kernel() { return gemm_f32_kernel(active_level()); }
+inline GemmBf16 gemm_bf16_kernel() { return gemm_bf16_kernel(active_level()); }
+inline RoundBf16 round_bf16_kernel() { return round_bf16_kernel(active_level()); }
+
+// Whether the level has instructions for gemm_bf16; else gemm_f32 is the faster one.
+bool multiplies_bf16(SimdLevel level);
 
 }  // namespace fq

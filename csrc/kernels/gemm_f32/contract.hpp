@@ -5,9 +5,6 @@
 //      from one end to the other, for any m, where rows of a power of two would share the sets of a
 //      cache. No alignment is asked for.
 //
-//   Store  c  = a * b            Add  c += a * b (c is the start of the sum)
-//   Relu   c  = max(a * b, 0)
-//
 // An element is ONE chain of k additions in the order of k, whatever n is and wherever its row
 // stands: the rows of a batch do not influence each other. Levels may fuse the multiplication, so
 // they differ from scalar and from the exact value by at most
@@ -16,9 +13,9 @@
 
 #include <cstdint>
 
-namespace fq {
+#include "kernels/epilogue.hpp"
 
-enum class Epilogue { Store, Add, Relu };
+namespace fq {
 
 using GemmF32 = void (*)(std::int64_t n, std::int64_t m, std::int64_t k, const float* a,
                          const float* b, float* c, Epilogue epilogue);

@@ -14,6 +14,10 @@ TEST_CASE("dispatch: best first, scalar always") {
   CHECK(levels.back() == SimdLevel::Scalar);
   CHECK((lut_scan_kernel(SimdLevel::Scalar) == lut_scan_scalar));
   CHECK((gemm_f32_kernel(SimdLevel::Scalar) == gemm_f32_scalar));
+  CHECK((gemm_bf16_kernel(SimdLevel::Scalar) == gemm_bf16_scalar));
+  for (SimdLevel level : levels)
+    CHECK(multiplies_bf16(level) ==
+          (level == SimdLevel::Avx512Bf16 || level == SimdLevel::NeonBf16));
   // No lut_scan for AVX2: the next one below serves.
   CHECK((lut_scan_kernel(SimdLevel::Avx2) == lut_scan_scalar));
 }
