@@ -1,5 +1,6 @@
 // Kernel times of every level that this CPU can run, against scalar; one thread, best of 7. Beyond
-// the caches, also the share of the read bandwidth that the same run measured.
+// the caches, also the share of the read bandwidth that the same run measured. gemm_bf16 is
+// compared with the best gemm_f32.
 //
 //   cmake --preset bench && cmake --build --preset bench && build/bench/bench_kernels
 #include <algorithm>
@@ -28,6 +29,17 @@ double seconds(Run run) {
   return best;
 }
 
+// Levels with a kernel of their own in the family, worst first.
+template <class Kernel>
+std::vector<SimdLevel> levels_of(Kernel (*kernel)(SimdLevel)) {
+  std::vector<SimdLevel> own;
+  auto levels = available_levels();
+  std::reverse(levels.begin(), levels.end());
+  for (SimdLevel level : levels)
+    if (own.empty() || kernel(level) != kernel(own.back())) own.push_back(level);
+  return own;
+}
+
 std::vector<float> random_floats(std::size_t n) {
   std::mt19937 rng(1);
   std::normal_distribution<float> dist;
@@ -45,9 +57,7 @@ void lut_scan(int M, int nbits, int n_blocks) {
   const std::size_t block_bytes = codes.size() / static_cast<std::size_t>(n_blocks);
   volatile float sink = 0;
   double scalar = 0;
-  auto levels = available_levels();
-  std::reverse(levels.begin(), levels.end());
-  for (SimdLevel level : levels) {
+  for (SimdLevel level : levels_of<LutScan>(lut_scan_kernel)) {
     const LutScan kernel = lut_scan_kernel(level);
     const double s = seconds([&] {
       float out[kScanBlock];
@@ -88,9 +98,7 @@ void lut_scan_u8(int M, std::int64_t n, double bandwidth) {
   const std::vector<float> bias(static_cast<std::size_t>(n), 0.5f);
   const int rounds = static_cast<int>((1 << 20) / n) + 1;
   double scalar = 0;
-  auto levels = available_levels();
-  std::reverse(levels.begin(), levels.end());
-  for (SimdLevel level : levels) {
+  for (SimdLevel level : levels_of<LutScanU8>(lut_scan_u8_kernel)) {
     const LutScanU8 kernel = lut_scan_u8_kernel(level);
     std::uint64_t survivors[kRun / kScanBlock];
     volatile std::uint64_t sink = 0;
@@ -113,25 +121,40 @@ void lut_scan_u8(int M, std::int64_t n, double bandwidth) {
   }
 }
 
-void gemm_f32(idx_t n, idx_t m, idx_t k) {
+void gemm(idx_t n, idx_t m, idx_t k) {
   const auto a = random_floats(static_cast<std::size_t>(n * k));
-  const auto b = random_floats(static_cast<std::size_t>(k * m));
-  std::vector<float> c(static_cast<std::size_t>(n * m));
+  const auto w = random_floats(static_cast<std::size_t>(m * k));
+  std::vector<float> b(w.size()), c(static_cast<std::size_t>(n * m));
+  std::vector<bf16> a16(a.size()), b16(b.size()), c16(c.size());
+  pack_gemm_f32(m, k, k, w.data(), k, b.data());
+  pack_gemm_bf16(m, k, k, w.data(), k, b16.data());
+  round_bf16_kernel()(n * k, a.data(), a16.data());
   const double flop = 2.0 * static_cast<double>(n * m * k);
   const int rounds = static_cast<int>(1e8 / flop) + 1;
-  double scalar = 0;
-  auto levels = available_levels();
-  std::reverse(levels.begin(), levels.end());
-  for (SimdLevel level : levels) {
-    const GemmF32 kernel = gemm_f32_kernel(level);
-    const double s = seconds([&] {
-      for (int r = 0; r < rounds; ++r)
-        kernel(n, m, k, a.data(), b.data(), c.data(), Epilogue::Store);
-    });
-    if (level == SimdLevel::Scalar) scalar = s;
-    std::printf("gemm_f32  n %4d m %4d k %3d         %-11s %7.1f GFLOP/s  %5.1fx\n",
+  auto rate = [&](auto product) {
+    return rounds * flop * 1e-9 / seconds([&] {
+             for (int r = 0; r < rounds; ++r) product();
+           });
+  };
+  auto print = [&](const char* family, SimdLevel level, double gflops, double reference) {
+    std::printf("%-10s n %4d m %4d k %3d  %-11s %7.1f GFLOP/s  %6.2fx\n", family,
                 static_cast<int>(n), static_cast<int>(m), static_cast<int>(k), level_name(level),
-                rounds * flop / s * 1e-9, scalar / s);
+                gflops, gflops / reference);
+  };
+  double scalar = 0, best = 0;
+  for (SimdLevel level : levels_of<GemmF32>(gemm_f32_kernel)) {
+    const double gflops = rate([&, kernel = gemm_f32_kernel(level)] {
+      kernel(n, m, k, a.data(), b.data(), c.data(), Epilogue::Store);
+    });
+    if (level == SimdLevel::Scalar) scalar = gflops;
+    best = std::max(best, gflops);
+    print("gemm_f32", level, gflops, scalar);
+  }
+  for (SimdLevel level : levels_of<GemmBf16>(gemm_bf16_kernel)) {
+    const double gflops = rate([&, kernel = gemm_bf16_kernel(level)] {
+      kernel(n, m, k, a16.data(), b16.data(), c.data(), c16.data(), Epilogue::Store);
+    });
+    print("gemm_bf16", level, gflops, best);
   }
 }
 
@@ -144,10 +167,10 @@ int main() {
   for (int M : {8, 16, 32}) lut_scan_u8(M, 1 << 15, 0);
   const double bandwidth = read_bandwidth();
   for (int M : {8, 16}) lut_scan_u8(M, 1 << 24, bandwidth);
-  gemm_f32(128, 128, 128);
-  gemm_f32(128, 256, 128);
-  gemm_f32(128, 128, 256);
-  gemm_f32(128, 384, 384);
-  gemm_f32(16, 2048, 128);  // the tables of a block of queries
-  gemm_f32(1, 256, 128);
+  gemm(128, 128, 128);
+  gemm(128, 256, 128);
+  gemm(128, 128, 256);
+  gemm(128, 384, 384);
+  gemm(16, 2048, 128);  // the tables of a block of queries
+  gemm(1, 256, 128);
 }
