@@ -34,6 +34,7 @@ struct Implementation {
 constexpr Implementation<LutScan> kLutScan[] = {
 #if defined(FAISS_QINCO_X86)
     {SimdLevel::Avx512, lut_scan_avx512},
+    {SimdLevel::Avx2, lut_scan_avx2},
 #endif
     {SimdLevel::Scalar, lut_scan_scalar},
 };

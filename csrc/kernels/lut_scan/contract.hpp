@@ -16,6 +16,7 @@ namespace fq {
 using LutScan = void (*)(const std::uint8_t* block, int M, int nbits, const float* lut, float* out);
 
 void lut_scan_scalar(const std::uint8_t* block, int M, int nbits, const float* lut, float* out);
+void lut_scan_avx2(const std::uint8_t* block, int M, int nbits, const float* lut, float* out);
 void lut_scan_avx512(const std::uint8_t* block, int M, int nbits, const float* lut, float* out);
 
 }  // namespace fq

@@ -18,8 +18,11 @@ TEST_CASE("dispatch: best first, scalar always") {
   for (SimdLevel level : levels)
     CHECK(multiplies_bf16(level) ==
           (level == SimdLevel::Avx512Bf16 || level == SimdLevel::NeonBf16));
-  // No lut_scan for AVX2: the next one below serves.
-  CHECK((lut_scan_kernel(SimdLevel::Avx2) == lut_scan_scalar));
+#if defined(FAISS_QINCO_X86)
+  // A family without a kernel for the level: the next one below serves.
+  CHECK((gemm_f32_kernel(SimdLevel::Avx512Bf16) == gemm_f32_avx512));
+  CHECK((gemm_bf16_kernel(SimdLevel::Avx2) == gemm_bf16_scalar));
+#endif
 }
 
 TEST_CASE("dispatch: the override by name") {

@@ -9,7 +9,7 @@ using namespace fq;
 TEST_CASE("lut_scan: the formula, and every level bit-exact with scalar") {
   test::Rng rng;
   for (int nbits = 4; nbits <= 8; ++nbits)
-    for (int M : {1, 2, 3, 5, 7, 8, 9, 16, 17, 32}) {
+    for (int M : {1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 32, 33, 64, 65}) {
       CAPTURE(nbits);
       CAPTURE(M);
       const int K = 1 << nbits, size = packed_size(M, nbits);
