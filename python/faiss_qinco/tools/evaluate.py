@@ -45,6 +45,26 @@ class Result:
     train_seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class Point:
+    """One point of a method's curve of recall and speed.
+
+    Attributes
+    ----------
+    name : the method, in the manner of a factory string.
+    parameters : of its search, by name, in the order in which to show them.
+    stored_bytes : what is stored per vector for the scan: the code and what stands beside it.
+    recall : R@r, a fraction.
+    qps : queries per second.
+    """
+
+    name: str
+    parameters: dict[str, float]
+    stored_bytes: int
+    recall: float
+    qps: float
+
+
 def recall_at(
     I: np.ndarray,
     groundtruth: np.ndarray,
@@ -122,6 +142,26 @@ def measure(
     return Result(name, code_bytes, code_bytes + extra_bytes, mse, recall, qps, train_seconds)
 
 
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other excels: none has as much recall and more speed, or the reverse.
+
+    By rising recall; of equal points the first.
+    """
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.recall, -p.qps)):
+        if not front or point.qps > front[-1].qps:
+            front.append(point)
+    return front[::-1]
+
+
+def fastest_with(points: Sequence[Point], recall: float) -> Point | None:
+    """The fastest of the points with at least that recall, None where there is none.
+
+    A measured point, never one interpolated between two.
+    """
+    return max((p for p in points if p.recall >= recall), key=lambda p: p.qps, default=None)
+
+
 def set_threads(n: int) -> None:
     """Use n threads in faiss, faiss_qinco and torch."""
     import torch
@@ -157,7 +197,9 @@ def format_table(results: Sequence[Result], reference: str | None = None) -> str
     )
 
 
-def write_json(path: str | os.PathLike[str], results: Sequence[Result], **context: Any) -> None:
+def write_json(
+    path: str | os.PathLike[str], results: Sequence[Result | Point], **context: Any
+) -> None:
     """Write {**context, "results": [...]} as JSON. Raises OSError."""
     content = {**context, "results": [dataclasses.asdict(result) for result in results]}
     with open(path, "w", encoding="utf-8") as file:

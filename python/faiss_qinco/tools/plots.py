@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
-from .evaluate import Result
+from .evaluate import Point, Result, pareto_front
 
 
 def plot_recall(results: Sequence[Result], path: str | os.PathLike[str], title: str) -> None:
@@ -13,13 +14,7 @@ def plot_recall(results: Sequence[Result], path: str | os.PathLike[str], title: 
 
     Raises ImportError, which says what to install, where matplotlib is missing; OSError.
     """
-    try:
-        from matplotlib.figure import Figure  # without pyplot: no window, whatever the backend
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'faiss-qinco[plot]'") from error
-
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _figure()
     width = 0.84 / len(results)
     for i, result in enumerate(results):
         at = [group + (i - (len(results) - 1) / 2) * width for group in range(len(result.recall))]
@@ -32,3 +27,41 @@ def plot_recall(results: Sequence[Result], path: str | os.PathLike[str], title: 
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=min(3, len(results)), fontsize=8)
     figure.savefig(path, format="png")
+
+
+def plot_pareto(
+    points: Sequence[Point], path: str | os.PathLike[str], title: str, rank: int = 1
+) -> None:
+    """Draw queries per second (logarithmic) over R@rank to a PNG file.
+
+    Each method in a colour of its own, in the order in which they come: every point faint, and a
+    line through those that are Pareto-optimal within the method.
+
+    Raises ImportError, which says what to install, where matplotlib is missing; OSError.
+    """
+    figure, axes = _figure()
+    for name in dict.fromkeys(p.name for p in points):
+        curve = [p for p in points if p.name == name]
+        front = pareto_front(curve)
+        label = f"{name} ({front[0].stored_bytes} B)"
+        recall, qps = [p.recall for p in front], [p.qps for p in front]
+        (line,) = axes.plot(recall, qps, marker="o", markersize=4, label=label)
+        recall, qps = [p.recall for p in curve], [p.qps for p in curve]
+        axes.scatter(recall, qps, s=6, alpha=0.35, color=line.get_color(), linewidths=0)
+    axes.set_yscale("log")
+    axes.set_xlabel(f"R@{rank}")
+    axes.set_ylabel("queries per second")
+    axes.set_title(title)
+    axes.grid(alpha=0.3, which="both")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    figure.savefig(path, format="png")
+
+
+def _figure() -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no window, whatever the backend
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'faiss-qinco[plot]'") from error
+
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    return figure, figure.add_subplot()

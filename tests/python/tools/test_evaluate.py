@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from faiss_qinco.tools.evaluate import (
+    Point,
     Result,
+    fastest_with,
     format_table,
     measure,
     mse,
+    pareto_front,
     queries_per_second,
     recall_at,
     write_json,
 )
-from faiss_qinco.tools.plots import plot_recall
+from faiss_qinco.tools.plots import plot_pareto, plot_recall
 
 
 def test_recall_counts_the_nearest_neighbour_only() -> None:
@@ -117,6 +120,33 @@ def test_table() -> None:
     assert format_table([]).startswith("method")
 
 
+def points(*recall_and_qps: tuple[float, float], name: str = "ours") -> list[Point]:
+    return [Point(name, {"nprobe": i}, 12, r, qps) for i, (r, qps) in enumerate(recall_and_qps)]
+
+
+@pytest.mark.parametrize(
+    ("curve", "front"),
+    [
+        ([], []),
+        ([(0.5, 10)], [0]),
+        ([(0.2, 30), (0.4, 20), (0.3, 20), (0.5, 5), (0.5, 10), (0.1, 30)], [0, 1, 4]),
+        ([(0.5, 10), (0.5, 10), (0.4, 10)], [0]),
+        ([(0.3, 1), (0.2, 2), (0.1, 3)], [2, 1, 0]),
+    ],
+)
+def test_pareto_front(curve: list[tuple[float, float]], front: list[int]) -> None:
+    assert [p.parameters["nprobe"] for p in pareto_front(points(*curve))] == front
+
+
+def test_fastest_with_at_least_that_recall() -> None:
+    curve = points((0.2, 30), (0.4, 20), (0.5, 25), (0.6, 5))
+    assert fastest_with(curve, 0.2) is curve[0]  # equal is enough
+    assert fastest_with(curve, 0.21) is curve[2]  # not the next in recall
+    assert fastest_with(curve, 0.6) is curve[3]
+    assert fastest_with(curve, 0.601) is None
+    assert fastest_with([], 0.0) is None
+
+
 def test_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", results(), threads=2)
     content = json.loads((tmp_path / "a.json").read_text())
@@ -126,6 +156,27 @@ def test_json(tmp_path: Path) -> None:
 def test_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot_recall(results(), tmp_path / "a.png", "title")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_pareto_draws_each_front_on_a_log_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    curves = points((0.2, 30), (0.3, 20), (0.1, 10)) + points((0.4, 5), name="theirs")
+    plot_pareto(curves, tmp_path / "a.png", "title", rank=10)
+    (axes,) = drawn[0].axes
+    assert (axes.get_yscale(), axes.get_xlabel()) == ("log", "R@10")
+    assert [line.get_label() for line in axes.lines] == ["ours (12 B)", "theirs (12 B)"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.2, 0.3], [0.4]]
+    assert [len(dots.get_offsets()) for dots in axes.collections] == [3, 1]
+
+
+def test_plot_pareto_writes_a_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot_pareto(points((0.2, 30)), tmp_path / "a.png", "title")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
