@@ -89,7 +89,7 @@ class Bench:
         start = time.perf_counter()
         index: Any = faiss.index_factory(self.d, description, self.metric)
         ivf: Any = faiss.downcast_index(faiss.extract_index_ivf(index))
-        if hasattr(ivf, "pq"):
+        if hasattr(ivf, "do_polysemous_training"):
             ivf.do_polysemous_training = False  # slow, for a kind of search not used here
         if hasattr(ivf, "rq"):
             ivf.rq.max_mem_distances = RQ_MEMORY
