@@ -161,7 +161,7 @@ def faiss_search(
 def stored_bytes(index: Any) -> int:
     """Per vector: the code and what stands beside it, without the id."""
     if isinstance(index, fq.IndexIVFQINCo):
-        return index.code_size + (BIAS_BYTES if index.metric_type == faiss.METRIC_L2 else 0)
+        return index.code_size + BIAS_BYTES
     return int(faiss.extract_index_ivf(index).code_size)
 
 
