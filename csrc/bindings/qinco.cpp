@@ -4,6 +4,7 @@
 #include "core/qinco_decode.hpp"
 #include "core/qinco_encode.hpp"
 #include "core/qinco_weights.hpp"
+#include "dispatch/dispatch.hpp"
 
 namespace fq::bind {
 namespace {
@@ -53,13 +54,17 @@ void bind_qinco(py::module_& m) {
       "Weights of a trained model, compiled for decoding. The steps are added in order; the object "
       "must not be changed while it is in use.")
       .def(py::init([](int nbits, bool ivf, bool skip, const Floats& mean, float std,
-                       const Floats& base) {
-             return QincoWeights(nbits, ivf, skip, view(mean), std, view(base));
+                       const Floats& base, std::optional<bool> in_bf16) {
+             return QincoWeights(nbits, ivf, skip, view(mean), std, view(base),
+                                 in_bf16.value_or(multiplies_bf16(active_level())));
            }),
            arg("nbits"), arg("ivf"), arg("skip"), arg("mean"), arg("std"), arg("base"),
+           arg("in_bf16") = py::none(),
            "mean (d) float32 and std (one number) map a normalised vector to x * std + mean. base "
            "(n_base, d) float32, NORMALISED: the IVF centroids if ivf, else the first codebook (K, "
-           "d). skip: a step returns c + Out z (QINCo2), else Out z (QINCo1).")
+           "d). skip: a step returns c + Out z (QINCo2), else Out z (QINCo1). in_bf16: encode, and "
+           "rank "
+           "shortlists, with products in bfloat16 (None: where the CPU has instructions for them).")
       .def(
           "add_step", add_step, arg("codebook"), arg("in_proj"), arg("concat_weight"),
           arg("concat_bias"), arg("up"), arg("down"), arg("out_proj"),
@@ -81,6 +86,7 @@ void bind_qinco(py::module_& m) {
       .def_property_readonly("nbits", &QincoWeights::nbits)
       .def_property_readonly("ivf", &QincoWeights::ivf)
       .def_property_readonly("skip", &QincoWeights::skip)
+      .def_property_readonly("in_bf16", &QincoWeights::in_bf16)
       .def_property_readonly("n_base", &QincoWeights::n_base);
   m.def("encode", encode_vectors, arg("weights"), arg("x"), arg("list_no"), arg("A"), arg("B"),
         arg("n_threads") = 1,

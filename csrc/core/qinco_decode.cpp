@@ -13,10 +13,6 @@ namespace {
 
 const float* row(const Matrix& m, idx_t i) { return m.data.data() + i * m.cols; }
 
-void multiply(GemmF32 gemm, const float* a, idx_t n, const Matrix& b, float* c, Epilogue epilogue) {
-  gemm(n, b.cols, b.rows, a, b.data.data(), c, epilogue);
-}
-
 }  // namespace
 
 void decode_start(const QincoWeights& weights, idx_t n, const idx_t* list_no,
@@ -27,31 +23,44 @@ void decode_start(const QincoWeights& weights, idx_t n, const idx_t* list_no,
                 x + i * base.cols);
 }
 
-void decode_steps(const QincoWeights& weights, idx_t n, const std::uint8_t* codes, idx_t stride,
-                  int n_done, int n_codes, float* x, DecodeScratch& scratch) {
-  const GemmF32 gemm = gemm_f32_kernel();
+void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const std::uint8_t* codes,
+                  idx_t stride, int n_done, int n_codes, float* x, DecodeScratch& scratch) {
   const idx_t dp = weights.base().cols;
-  auto& z = scratch.z;
-  auto& h = scratch.h;
+  auto& [unused, z, h, x_rounded, z_rounded, h_rounded] = scratch;
+  // Activations of n rows: in float32, which c of a product may be, or rounded.
+  auto resize = [&](std::vector<float>& f32, std::vector<bf16>& rounded, idx_t cols) {
+    if (in_bf16)
+      rounded.resize(static_cast<std::size_t>(n * cols));
+    else
+      f32.resize(static_cast<std::size_t>(n * cols));
+  };
+  auto data = [&](std::vector<bf16>& rounded) { return in_bf16 ? rounded.data() : nullptr; };
   for (int m = n_done; m < n_codes; ++m) {
     const QincoStep& step = weights.steps()[static_cast<std::size_t>(weights.ivf() ? m : m - 1)];
     const idx_t ep = step.table.cols;
     auto code = [&](idx_t i) { return codes[i * stride + m]; };
     z.resize(static_cast<std::size_t>(n * ep));
     for (idx_t i = 0; i < n; ++i) std::copy_n(row(step.table, code(i)), ep, z.data() + i * ep);
-    multiply(gemm, x, n, step.x_weight, z.data(), Epilogue::Add);
+    if (in_bf16) {
+      x_rounded.resize(static_cast<std::size_t>(n * dp));
+      z_rounded.resize(static_cast<std::size_t>(n * ep));
+      round_bf16_kernel()(n * dp, x, x_rounded.data());
+    }
+    multiply(n, x, data(x_rounded), step.x_weight, z.data(), data(z_rounded), Epilogue::Add);
     for (std::size_t l = 0; l < step.up.size(); ++l) {
-      h.resize(static_cast<std::size_t>(n * step.up[l].cols));
-      multiply(gemm, z.data(), n, step.up[l], h.data(), Epilogue::Relu);
-      multiply(gemm, h.data(), n, step.down[l], z.data(), Epilogue::Add);
+      resize(h, h_rounded, step.up[l].cols);
+      multiply(n, z.data(), data(z_rounded), step.up[l], in_bf16 ? nullptr : h.data(),
+               data(h_rounded), Epilogue::Relu);
+      multiply(n, h.data(), data(h_rounded), step.down[l], z.data(), data(z_rounded),
+               Epilogue::Add);
     }
     if (weights.skip())
       for (idx_t i = 0; i < n; ++i) {
         const float* c = row(step.codebook, code(i));
         for (idx_t j = 0; j < dp; ++j) x[i * dp + j] += c[j];
       }
-    if (!step.out.data.empty())
-      multiply(gemm, z.data(), n, step.out, x, Epilogue::Add);
+    if (!step.out.empty())
+      multiply(n, z.data(), data(z_rounded), step.out, x, nullptr, Epilogue::Add);
     else
       for (idx_t j = 0; j < n * dp; ++j) x[j] += z[j];
   }
@@ -72,8 +81,8 @@ void decode_block(const QincoWeights& weights, idx_t n, const idx_t* list_no,
     if (missing(i)) list[i] = 0, std::fill_n(present.data() + i * stride, stride, std::uint8_t{0});
   scratch.x.resize(static_cast<std::size_t>(n * dp));
   decode_start(weights, n, list.data(), present.data(), stride, scratch.x.data());
-  decode_steps(weights, n, present.data(), stride, weights.ivf() ? 0 : 1, n_codes, scratch.x.data(),
-               scratch);
+  decode_steps(weights, false, n, present.data(), stride, weights.ivf() ? 0 : 1, n_codes,
+               scratch.x.data(), scratch);
   for (idx_t i = 0; i < n; ++i, out += d)
     for (idx_t j = 0; j < d; ++j)
       out[j] = missing(i) ? std::numeric_limits<float>::quiet_NaN()

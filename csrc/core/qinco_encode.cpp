@@ -20,6 +20,8 @@ using Floats = std::vector<float>;
 
 float* at(Floats& v, idx_t row, idx_t cols) { return v.data() + row * cols; }
 
+using Rounded = std::vector<bf16>;
+
 struct Scratch {
   Floats x;                                     // (vectors, dp), normalised
   Floats error, next_error;                     // x̂ - x of the hypotheses
@@ -37,6 +39,8 @@ struct Scratch {
   Floats scores;          // of pre-selection, (hypotheses, K)
   std::vector<int> best;  // chosen from scores
   Floats h, z;            // activations of kCandidates; z where Out follows
+  // What products in bf16 take of the above.
+  Rounded rounded, x_z_rounded, h_rounded, z_rounded;
 };
 
 // The n smallest of m scores, by index; of equal ones the first.
@@ -57,7 +61,7 @@ void smallest(const float* score, int m, int n, std::vector<int>& chosen) {
 class BlockEncoder {
  public:
   BlockEncoder(const QincoWeights& weights, int A, int B, Scratch& scratch)
-      : w_(weights), A_(A), B_(B), s_(scratch), gemm_(gemm_f32_kernel()) {}
+      : w_(weights), A_(A), B_(B), s_(scratch) {}
 
   void encode(idx_t n, const float* x, const idx_t* list_no, std::uint8_t* codes) {
     n_ = n;
@@ -86,8 +90,8 @@ class BlockEncoder {
     s_.norm.resize(static_cast<std::size_t>(n_ * hypotheses_));
     if (!w_.ivf()) {
       s_.scores.resize(static_cast<std::size_t>(n_ * w_.K()));
-      gemm_(n_, w_.K(), dp_, s_.x.data(), w_.base_columns().data.data(), s_.scores.data(),
-            Epilogue::Store);
+      multiply(n_, s_.x.data(), nullptr, w_.base_columns(), s_.scores.data(), nullptr,
+               Epilogue::Store);
     }
     for (idx_t i = 0; i < n_; ++i) {
       if (!w_.ivf()) {
@@ -113,8 +117,8 @@ class BlockEncoder {
     const int K = w_.K(), per_vector = hypotheses_ * K;
     if (width < per_vector) {
       s_.scores.resize(static_cast<std::size_t>(rows * K));
-      gemm_(rows, K, dp_, s_.error.data(), step.preselect.data.data(), s_.scores.data(),
-            Epilogue::Store);
+      multiply(rows, s_.error.data(), rounded(s_.error, rows * dp_), step.preselect,
+               s_.scores.data(), nullptr, Epilogue::Store);
       for (idx_t r = 0; r < rows; ++r) {
         float* score = at(s_.scores, r, K);
         const float half_norm = s_.norm[r] / 2;
@@ -144,7 +148,8 @@ class BlockEncoder {
     const idx_t rows = static_cast<idx_t>(s_.parents.size()), ep = step.table.cols;
     const idx_t n = static_cast<idx_t>(s_.parent.size());
     const idx_t hp = step.up.empty() ? 0 : step.up[0].cols;
-    const bool project = !step.out.data.empty();
+    const bool project = !step.out.empty();
+    const int L = static_cast<int>(step.up.size());
     s_.x_hat.resize(static_cast<std::size_t>(rows * dp_));
     for (idx_t r = 0; r < rows; ++r) {
       const float* e = at(s_.error, s_.parents[r], dp_);
@@ -152,11 +157,12 @@ class BlockEncoder {
       for (idx_t j = 0; j < dp_; ++j) at(s_.x_hat, r, dp_)[j] = e[j] + x[j];
     }
     s_.x_z.resize(static_cast<std::size_t>(rows * ep));
-    gemm_(rows, ep, dp_, s_.x_hat.data(), step.x_weight.data.data(), s_.x_z.data(),
-          Epilogue::Store);
+    multiply(rows, s_.x_hat.data(), rounded(s_.x_hat, rows * dp_), step.x_weight, s_.x_z.data(),
+             sized(s_.x_z_rounded, rows * ep), Epilogue::Store);
     if (hp) {  // Up of the first block is linear in what codeword and x̂ contribute to z
       s_.x_h.resize(static_cast<std::size_t>(rows * hp));
-      gemm_(rows, hp, ep, s_.x_z.data(), step.up[0].data.data(), s_.x_h.data(), Epilogue::Store);
+      multiply(rows, s_.x_z.data(), sized(s_.x_z_rounded, rows * ep), step.up[0], s_.x_h.data(),
+               nullptr, Epilogue::Store);
     }
     s_.candidates.resize(static_cast<std::size_t>(n * dp_));
     s_.distance.resize(static_cast<std::size_t>(n));
@@ -176,16 +182,23 @@ class BlockEncoder {
         float* h = at(s_.h, i, hp);
         for (idx_t j = 0; j < hp; ++j) h[j] = std::max(t[j] + shared[j], 0.0f);
       }
-      for (std::size_t l = 0; l < step.up.size(); ++l) {
-        if (l > 0) gemm_(count, hp, ep, z, step.up[l].data.data(), s_.h.data(), Epilogue::Relu);
-        if (l + 1 == step.up.size() && !project) add_start(step, begin, count, y);
-        gemm_(count, ep, hp, s_.h.data(), step.down[l].data.data(), z, Epilogue::Add);
+      bf16* h_rounded = hp ? rounded(s_.h, count * hp, s_.h_rounded) : nullptr;
+      bf16* z_rounded = nullptr;  // asked for where a product takes it
+      if (L == 0 && project) z_rounded = rounded(s_.z, count * ep, s_.z_rounded);
+      for (int l = 0; l < L; ++l) {
+        const bool last = l + 1 == L;
+        if (l > 0)
+          multiply(count, z, z_rounded, step.up[l], w_.in_bf16() ? nullptr : s_.h.data(), h_rounded,
+                   Epilogue::Relu);
+        if (last && !project) add_start(step, begin, count, y);
+        z_rounded = last && !project ? nullptr : sized(s_.z_rounded, count * ep);
+        multiply(count, s_.h.data(), h_rounded, step.down[l], z, z_rounded, Epilogue::Add);
       }
       if (project) {
         std::fill_n(y, count * dp_, 0.0f);
         add_start(step, begin, count, y);
-        gemm_(count, dp_, ep, z, step.out.data.data(), y, Epilogue::Add);
-      } else if (!hp) {
+        multiply(count, z, z_rounded, step.out, y, nullptr, Epilogue::Add);
+      } else if (L == 0) {
         add_start(step, begin, count, y);
       }
       for (idx_t i = 0; i < count; ++i) {
@@ -194,6 +207,18 @@ class BlockEncoder {
       }
     }
   }
+
+  // What a product takes beside float32: null, or room for n rounded numbers, or these.
+  bf16* sized(Rounded& to, idx_t n) {
+    if (!w_.in_bf16()) return nullptr;
+    to.resize(static_cast<std::size_t>(n));
+    return to.data();
+  }
+  bf16* rounded(const Floats& from, idx_t n, Rounded& to) {
+    if (w_.in_bf16()) round_bf16_kernel()(n, from.data(), sized(to, n));
+    return sized(to, n);
+  }
+  bf16* rounded(const Floats& from, idx_t n) { return rounded(from, n, s_.rounded); }
 
   // y += x̂ - x, and the codeword where the network is a correction to it.
   void add_start(const QincoStep& step, idx_t begin, idx_t count, float* y) {
@@ -233,7 +258,6 @@ class BlockEncoder {
   const QincoWeights& w_;
   const int A_, B_;
   Scratch& s_;
-  const GemmF32 gemm_;
   const idx_t dp_ = w_.base().cols;
   const int M_ = w_.M();
   idx_t n_ = 0;         // vectors of the block
@@ -249,7 +273,7 @@ void encode(const QincoWeights& weights, idx_t n, const float* x, const idx_t* l
   check((list_no != nullptr) == weights.ivf(),
         "list_no: expected one per vector for a model with an IVF, and None without");
   for (const QincoStep& step : weights.steps())
-    check(A == weights.K() || !step.preselect.data.empty(),
+    check(A == weights.K() || !step.preselect.empty(),
           "A: the model has no pre-selection codebooks, expected A = ", weights.K(), ", got ", A);
   if (list_no)
     for (idx_t i = 0; i < n; ++i)

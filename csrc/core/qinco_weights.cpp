@@ -38,20 +38,22 @@ Matrix pad_columns(const float* a, idx_t rows, idx_t cols) {
   return m;
 }
 
-// A weight (out, in), its rows `stride` apart -> (in, out) as gemm_f32 takes it, padded on both
+// A weight (out, in), its rows `stride` apart -> (in, out) as the kernels take it, padded on both
 // sides.
-Matrix pack(const float* a, idx_t out, idx_t in, idx_t stride) {
-  Matrix m{padded(in), padded(out), {}};
-  m.data.resize(static_cast<std::size_t>(m.rows * m.cols));
-  pack_gemm_f32(out, in, stride, a, m.rows, m.data.data());
-  return m;
+Weight pack(const float* a, idx_t out, idx_t in, idx_t stride, bool in_bf16 = false) {
+  Weight w{padded(in), padded(out)};
+  w.data.resize(static_cast<std::size_t>(w.rows * w.cols));
+  pack_gemm_f32(out, in, stride, a, w.rows, w.data.data());
+  if (!in_bf16) return w;
+  w.rounded.resize(w.data.size());
+  pack_gemm_bf16(out, in, stride, a, w.rows, w.rounded.data());
+  return w;
 }
 
 // rows times b, (rows.rows, b.cols).
-Matrix product(const Matrix& rows, const Matrix& b) {
+Matrix product(const Matrix& rows, const Weight& b) {
   Matrix m{rows.rows, b.cols, std::vector<float>(static_cast<std::size_t>(rows.rows * b.cols))};
-  gemm_f32_kernel()(m.rows, m.cols, rows.cols, rows.data.data(), b.data.data(), m.data.data(),
-                    Epilogue::Store);
+  multiply(m.rows, rows.data.data(), nullptr, b, m.data.data(), nullptr, Epilogue::Store);
   return m;
 }
 
@@ -65,9 +67,18 @@ std::vector<float> half_norms(const ArrayView& a) {
 
 }  // namespace
 
+void multiply(idx_t n, const float* a, const bf16* a_rounded, const Weight& weight, float* c,
+              bf16* c_rounded, Epilogue epilogue) {
+  if (a_rounded)
+    gemm_bf16_kernel()(n, weight.cols, weight.rows, a_rounded, weight.rounded.data(), c, c_rounded,
+                       epilogue);
+  else
+    gemm_f32_kernel()(n, weight.cols, weight.rows, a, weight.data.data(), c, epilogue);
+}
+
 QincoWeights::QincoWeights(int nbits, bool ivf, bool skip, const ArrayView& mean, float std,
-                           const ArrayView& base)
-    : nbits_(nbits), ivf_(ivf), skip_(skip), std_(std) {
+                           const ArrayView& base, bool in_bf16)
+    : nbits_(nbits), ivf_(ivf), skip_(skip), in_bf16_(in_bf16), std_(std) {
   check(nbits >= 4 && nbits <= 8, "nbits: expected 4 to 8, got ", nbits);
   check_ndim("mean", mean, 1);
   d_ = mean.shape[0];
@@ -112,15 +123,15 @@ void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
     for (idx_t j = 0; j < d_e; ++j)
       step.table.data[code * step.table.cols + j] +=
           u.data[code * u.cols + j] + (concat_bias.data ? concat_bias.data[j] : 0.0f);
-  step.x_weight = pack(concat_weight.data + d_e, d_e, d_, stride);
+  step.x_weight = pack(concat_weight.data + d_e, d_e, d_, stride, in_bf16_);
   for (idx_t l = 0; l < L; ++l) {
-    step.up.push_back(pack(up.data + l * d_h * d_e, d_h, d_e, d_e));
-    step.down.push_back(pack(down.data + l * d_e * d_h, d_e, d_h, d_h));
+    step.up.push_back(pack(up.data + l * d_h * d_e, d_h, d_e, d_e, in_bf16_));
+    step.down.push_back(pack(down.data + l * d_e * d_h, d_e, d_h, d_h, in_bf16_));
   }
-  if (out_proj.data) step.out = pack(out_proj.data, d_, d_e, d_e);
+  if (out_proj.data) step.out = pack(out_proj.data, d_, d_e, d_e, in_bf16_);
   if (L > 0) step.up_table = product(step.table, step.up[0]);
   if (preselect.data) {
-    step.preselect = pack(preselect.data, K(), d_, d_);
+    step.preselect = pack(preselect.data, K(), d_, d_, in_bf16_);
     step.preselect_half_norms = half_norms(preselect);
   }
 

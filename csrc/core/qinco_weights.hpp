@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/types.hpp"
+#include "kernels/gemm_bf16/contract.hpp"
 
 namespace fq {
 
@@ -26,25 +27,36 @@ struct Matrix {  // (rows, cols), row-major or in the panels of gemm_f32
   std::vector<float> data = {};
 };
 
+struct Weight {  // (in, out), in the panels of gemm_f32 and gemm_bf16
+  idx_t rows = 0, cols = 0;
+  std::vector<float> data = {};
+  std::vector<bf16> rounded = {};  // empty: products in float32 only
+  bool empty() const { return rows == 0; }
+};
+
+// c = epilogue(a * weight) for n rows: from `a` in float32 to c, or, where `a_rounded` is not null,
+// from that to c, to c_rounded, or to both.
+void multiply(idx_t n, const float* a, const bf16* a_rounded, const Weight& weight, float* c,
+              bf16* c_rounded, Epilogue epilogue);
+
 struct QincoStep {
-  // Row-major:
-  Matrix codebook;  // (K, d)
-  Matrix table;     // (K, d_e)
-  Matrix up_table;  // (K, d_h): the table times the first Up; empty without blocks
-  // In panels, (in, out):
-  Matrix x_weight;               // (d, d_e)
-  std::vector<Matrix> up, down;  // L times (d_e, d_h) and (d_h, d_e)
-  Matrix out;                    // (d_e, d); empty: identity
-  Matrix preselect;              // (d, K), and half the squared norms of its columns; empty: none
+  Matrix codebook;               // (K, d)
+  Matrix table;                  // (K, d_e)
+  Matrix up_table;               // (K, d_h): the table times the first Up; empty without blocks
+  Weight x_weight;               // (d, d_e)
+  std::vector<Weight> up, down;  // L times (d_e, d_h) and (d_h, d_e)
+  Weight out;                    // (d_e, d); empty: identity
+  Weight preselect;              // (d, K), and half the squared norms of its columns; empty: none
   std::vector<float> preselect_half_norms;
 };
 
 class QincoWeights {
  public:
   // mean: (d) and std map a normalised vector x to x * std + mean. base: (n_base, d) normalised
-  // vectors, the IVF centroids or, without an IVF, the first codebook (n_base == K).
+  // vectors, the IVF centroids or, without an IVF, the first codebook (n_base == K). in_bf16: keep
+  // the weights in bf16 too, for encoding and for ranking; pays where multiplies_bf16.
   QincoWeights(int nbits, bool ivf, bool skip, const ArrayView& mean, float std,
-               const ArrayView& base);
+               const ArrayView& base, bool in_bf16 = false);
 
   // codebook (K, d); in_proj (d_e, d) and out_proj (d, d_e) may be absent where d_e == d;
   // concat_weight (d_e, d_e + d) = [W_u W_x]; concat_bias (d_e) may be absent; up (L, d_h, d_e);
@@ -58,6 +70,7 @@ class QincoWeights {
   int M() const { return static_cast<int>(steps_.size()) + (ivf_ ? 0 : 1); }  // codes of a vector
   bool ivf() const { return ivf_; }
   bool skip() const { return skip_; }
+  bool in_bf16() const { return in_bf16_; }
   idx_t d() const { return d_; }
   idx_t d_e() const { return d_e_; }
   idx_t d_h() const { return d_h_; }
@@ -67,17 +80,18 @@ class QincoWeights {
   const std::vector<float>& mean() const { return mean_; }
   const Matrix& base() const { return base_; }
   // Without an IVF, the first codebook as `preselect` of a step.
-  const Matrix& base_columns() const { return base_columns_; }
+  const Weight& base_columns() const { return base_columns_; }
   const std::vector<float>& base_half_norms() const { return base_half_norms_; }
   const std::vector<QincoStep>& steps() const { return steps_; }
 
  private:
   int nbits_;
-  bool ivf_, skip_;
+  bool ivf_, skip_, in_bf16_;
   float std_;
   idx_t d_ = 0, d_e_ = 0, d_h_ = 0, L_ = 0;
   std::vector<float> mean_, base_half_norms_;
-  Matrix base_, base_columns_;
+  Matrix base_;
+  Weight base_columns_;
   std::vector<QincoStep> steps_;
 };
 

@@ -1,11 +1,15 @@
 #include "core/rerank.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/distance.hpp"
 
 namespace fq {
 namespace {
+
+// Of a query's candidates ranked in bf16, so many more than k are decoded in float32.
+constexpr idx_t kMore = 8;
 
 class BlockReranker {
  public:
@@ -26,14 +30,24 @@ class BlockReranker {
     s_.original.resize(static_cast<std::size_t>(w_.d()));
     for (idx_t i = 0; i < n(); ++i)
       lists.read_code(s_.list_no[i], s_.entries[i].candidate.offset, s_.codes.data() + i * M_);
+    restart(w_.in_bf16());
+  }
+
+  idx_t n() const { return static_cast<idx_t>(s_.entries.size()); }
+  bool in_bf16() const { return in_bf16_; }
+
+  // Back to no code decoded.
+  void restart(bool in_bf16) {
+    in_bf16_ = in_bf16;
+    for (idx_t i = 0; i < n(); ++i) s_.list_no[i] = s_.entries[i].candidate.list_no;
     decode_start(w_, n(), s_.list_no.data(), s_.codes.data(), M_, s_.x.data());
     n_done_ = w_.ivf() ? 0 : 1;
   }
 
   void decode_to(int n_codes) {
     for (idx_t begin = 0; begin < n(); begin += kDecodeBlock)
-      decode_steps(w_, std::min(kDecodeBlock, n() - begin), s_.codes.data() + begin * M_, M_,
-                   n_done_, n_codes, s_.x.data() + begin * dp_, s_.decode);
+      decode_steps(w_, in_bf16_, std::min(kDecodeBlock, n() - begin), s_.codes.data() + begin * M_,
+                   M_, n_done_, n_codes, s_.x.data() + begin * dp_, s_.decode);
     s_.n_steps += n() * (n_codes - n_done_);
     n_done_ = n_codes;
   }
@@ -44,23 +58,18 @@ class BlockReranker {
       exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i));
       s_.entries[i].candidate.score = score(i);
     }
-    idx_t kept = 0;
-    for (idx_t begin = 0, end; begin < n(); begin = end) {
-      const idx_t query = s_.entries[begin].query;
-      s_.scores.clear();
-      for (end = begin; end < n() && s_.entries[end].query == query; ++end)
-        s_.scores.push_back(s_.entries[end].candidate.score);
-      float bound = std::numeric_limits<float>::infinity();
-      if (end - begin > k) {
-        const auto kth = s_.scores.begin() + static_cast<std::ptrdiff_t>(k) - 1;
-        std::nth_element(s_.scores.begin(), kth, s_.scores.end());
-        bound = exit_bound(*kth, margin * checkpoint.margin, q_ + query * w_.d(), w_.d(), metric_);
-      }
-      for (idx_t i = begin; i < end; ++i)
-        if (!(s_.entries[i].candidate.score > bound)) keep(i, kept++);
+    drop(k, [&](float kth, idx_t query) {
+      return exit_bound(kth, margin * checkpoint.margin, q_ + query * w_.d(), w_.d(), metric_);
+    });
+  }
+
+  // Drops all but the best k of each query, once all codes are decoded.
+  void drop_all_but(idx_t k) {
+    for (idx_t i = 0; i < n(); ++i) {
+      original(i);
+      s_.entries[i].candidate.score = score(i);
     }
-    s_.n_steps_saved += (n() - kept) * (M_ - n_done_);
-    s_.entries.resize(static_cast<std::size_t>(kept));
+    drop(k, [](float kth, idx_t) { return kth; });
   }
 
   void finish(std::vector<TopK>& results) {
@@ -72,7 +81,27 @@ class BlockReranker {
   }
 
  private:
-  idx_t n() const { return static_cast<idx_t>(s_.entries.size()); }
+  // Drops the entries whose score exceeds what bound(k-th best, query) says.
+  template <class Bound>
+  void drop(idx_t k, Bound bound) {
+    idx_t kept = 0;
+    for (idx_t begin = 0, end; begin < n(); begin = end) {
+      const idx_t query = s_.entries[begin].query;
+      s_.scores.clear();
+      for (end = begin; end < n() && s_.entries[end].query == query; ++end)
+        s_.scores.push_back(s_.entries[end].candidate.score);
+      float limit = std::numeric_limits<float>::infinity();
+      if (end - begin > k) {
+        const auto kth = s_.scores.begin() + static_cast<std::ptrdiff_t>(k) - 1;
+        std::nth_element(s_.scores.begin(), kth, s_.scores.end());
+        limit = bound(*kth, query);
+      }
+      for (idx_t i = begin; i < end; ++i)
+        if (!(s_.entries[i].candidate.score > limit)) keep(i, kept++);
+    }
+    s_.n_steps_saved += (n() - kept) * (M_ - n_done_);
+    s_.entries.resize(static_cast<std::size_t>(kept));
+  }
 
   // x̂ of an entry in the original space.
   float* original(idx_t i) {
@@ -97,6 +126,7 @@ class BlockReranker {
   const Metric metric_;
   RerankScratch& s_;
   const idx_t dp_ = w_.base().cols;
+  bool in_bf16_ = false;
   int n_done_ = 0;
 };
 
@@ -113,6 +143,14 @@ void rerank_block(const InvertedLists& lists, const QincoWeights& weights, const
       if (checkpoint.n_codes > 0) block.decode_to(checkpoint.n_codes);
       block.drop(*exit, checkpoint, margin, k);
     }
+  if (block.in_bf16()) {
+    // Where most would be decoded again, the detour does not pay.
+    if (block.n() > 2 * nq * (k + kMore)) {
+      block.decode_to(lists.M());
+      block.drop_all_but(k + kMore);
+    }
+    block.restart(false);
+  }
   block.decode_to(lists.M());
   block.finish(results);
 }

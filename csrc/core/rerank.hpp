@@ -26,7 +26,8 @@ struct RerankScratch {
 
 // q: (nq, d). Pushes the entries of shortlists[i] into results[i] with their exact scores: all of
 // them, or those that `exit` lets through where it is not null, at least k. margin scales those of
-// the checkpoints. The shortlists of a block of queries are decoded together: small ones still
+// the checkpoints. Weights in bf16 rank first, and only what stays near the best k is decoded in
+// float32. The shortlists of a block of queries are decoded together: small ones still
 // fill the kernel.
 void rerank_block(const InvertedLists& lists, const QincoWeights& weights, const EarlyExit* exit,
                   float margin, idx_t nq, const float* q, idx_t k, Metric metric,

@@ -50,7 +50,14 @@ class AdditiveTables:
 
 class QincoWeights:
     def __init__(
-        self, nbits: int, ivf: bool, skip: bool, mean: _Floats, std: float, base: _Floats
+        self,
+        nbits: int,
+        ivf: bool,
+        skip: bool,
+        mean: _Floats,
+        std: float,
+        base: _Floats,
+        in_bf16: bool | None = None,
     ) -> None: ...
     def add_step(
         self,
@@ -81,6 +88,8 @@ class QincoWeights:
     def ivf(self) -> bool: ...
     @property
     def skip(self) -> bool: ...
+    @property
+    def in_bf16(self) -> bool: ...
     @property
     def n_base(self) -> int: ...
 

@@ -78,11 +78,11 @@ struct Model {
 
   int M() const { return n_steps + (ivf ? 0 : 1); }
 
-  QincoWeights weights() const {
+  QincoWeights weights(bool in_bf16 = false) const {
     auto view = [](const std::vector<float>& v, std::vector<idx_t> shape) {
       return v.empty() ? ArrayView{} : ArrayView{v.data(), shape};
     };
-    QincoWeights w(nbits, ivf, skip, view(mean, {d}), std, view(base, {n_base, d}));
+    QincoWeights w(nbits, ivf, skip, view(mean, {d}), std, view(base, {n_base, d}), in_bf16);
     for (const Step& s : steps)
       w.add_step(view(s.codebook, {1 << nbits, d}), view(s.in, {d_e, d}),
                  view(s.concat, {d_e, d_e + d}), view(s.bias, {d_e}), view(s.up, {L, d_h, d_e}),

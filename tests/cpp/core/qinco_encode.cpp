@@ -78,6 +78,25 @@ TEST_CASE("encode: the codes of a vector depend neither on the batch nor on the 
   }
 }
 
+TEST_CASE("encode: rounding to bf16 costs little error, for every shape of network") {
+  for (bool ivf : {true, false})
+    for (bool skip : {true, false})
+      for (idx_t d_e : {12, 20}) {
+        test::Rng rng;
+        test::Model model(rng, ivf, skip, 12, d_e, 3);
+        for (idx_t L : {0, 1, 2}) {
+          model.L = L;
+          const QincoWeights exact = model.weights(), rounded = model.weights(true);
+          const auto x = rng.floats(500 * 12, 2);
+          const std::vector<idx_t> list_no(500, 1);
+          const double e = error(exact, x, list_no, encoded(exact, x, list_no, 4, 8));
+          const double e_rounded = error(exact, x, list_no, encoded(rounded, x, list_no, 4, 8));
+          CHECK(e_rounded == doctest::Approx(e).epsilon(0.02));
+          CHECK(encoded(rounded, x, list_no, 4, 8) == encoded(rounded, x, list_no, 4, 8, 3));
+        }
+      }
+}
+
 TEST_CASE("encode: more search does not find worse codes") {
   test::Rng rng;
   const test::Model model(rng, true, true, 12, 20, 4);

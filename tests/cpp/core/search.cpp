@@ -200,6 +200,18 @@ TEST_CASE("search: bad arguments") {
                   CheckError);
 }
 
+TEST_CASE("search: weights in bf16 choose, float32 says how far") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
+    Index index(metric);
+    SearchArgs args = index.args(3, 4, 100, metric);
+    const Result exact = run_search(args);
+    const QincoWeights rounded = index.model.weights(true);
+    args.weights = &rounded;
+    CHECK(run_search(args) == exact);  // eight more than k make up for the rounding
+    CHECK(run_search(args, 3) == exact);
+  }
+}
+
 TEST_CASE("search: early exit drops what its margins allow, and keeps k with exact scores") {
   for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
     Index index(metric);
