@@ -103,8 +103,10 @@ void bind_inverted_lists(py::module_& m) {
   using py::arg;
   py::class_<InvertedLists>(
       m, "InvertedLists",
-      "Codes, bias (float32) and ids (int64) of the stored vectors, list by list. A vector costs "
-      "code_size + 12 bytes. Concurrent reads are safe; a change must not overlap with a search.")
+      "Codes, bias (float32) and ids of the stored vectors, list by list. A vector costs code_size "
+      "+ 4 bytes, and those of its id: none while the ids of a list are its offsets, else 4, 5 or "
+      "8, what the widest id of the list needs. Concurrent reads are safe; a change must not "
+      "overlap with a search.")
       .def(py::init<idx_t, int, int>(), arg("nlist"), arg("M"), arg("nbits") = 8,
            "M codes of nbits (4 to 8) per vector.")
       .def_property_readonly("nlist", &InvertedLists::nlist)
@@ -124,7 +126,9 @@ void bind_inverted_lists(py::module_& m) {
           "get_ids",
           [](const InvertedLists& self, idx_t list_no) {
             const auto& ids = self.list(list_no).ids;
-            return Ids(static_cast<py::ssize_t>(ids.size()), ids.data());
+            Ids out(ids.size());
+            for (idx_t o = 0; o < ids.size(); ++o) out.mutable_at(o) = ids[o];
+            return out;
           },
           arg("list_no"), "Ids of a list, (size) int64; a copy.")
       .def(
@@ -142,6 +146,17 @@ void bind_inverted_lists(py::module_& m) {
            "Where the ids id0 .. id0 + n - 1 are stored: (list_no, offset), both (n) int64, -1 "
            "where "
            "they are not; of duplicates the last in list order. Reads all ids.")
+      .def(
+          "memory",
+          [](const InvertedLists& self) {
+            const auto memory = self.memory();
+            py::dict out;
+            out["codes"] = memory.codes;
+            out["bias"] = memory.bias;
+            out["ids"] = memory.ids;
+            return out;
+          },
+          "Bytes allocated for codes, bias and ids, room to grow included.")
       .def("reset", &InvertedLists::reset, "Remove all entries.")
       .def("export", export_lists,
            "(codes (ntotal, code_size) uint8 packed, bias (ntotal) float32, ids (ntotal) int64), "

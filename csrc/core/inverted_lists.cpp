@@ -52,19 +52,22 @@ std::size_t InvertedLists::code_begin(idx_t offset) const {
 void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
                         const idx_t* ids, idx_t* offsets) {
   std::vector<idx_t> growth(lists_.size(), 0);
+  std::vector<int> id_width(lists_.size(), 0);
   for (idx_t i = 0; i < n; ++i) {
     if (list_no[i] == -1) continue;
     if (list_no[i] < 0 || list_no[i] >= nlist())
       check(false, "list_no[", i, "]: expected -1 to ", nlist() - 1, ", got ", list_no[i]);
     for (int m = 0; m < M_; ++m) check_step(codes[i * M_ + m], nbits_, i, m);
-    ++growth[static_cast<std::size_t>(list_no[i])];
+    const auto l = static_cast<std::size_t>(list_no[i]);
+    const idx_t offset = lists_[l].size() + growth[l]++;
+    id_width[l] = std::max(id_width[l], ListIds::width_for(ids[i], offset));
   }
   for (std::size_t l = 0; l < lists_.size(); ++l) {
     if (growth[l] == 0) continue;
     const idx_t size = lists_[l].size() + growth[l];
     reserve_for(lists_[l].codes, blocks_for(size) * block_bytes());
     reserve_for(lists_[l].bias, static_cast<std::size_t>(size));
-    reserve_for(lists_[l].ids, static_cast<std::size_t>(size));
+    lists_[l].ids.reserve(size, id_width[l]);
   }
   for (idx_t i = 0; i < n; ++i) {  // nothing below can fail
     offsets[i] = -1;
@@ -107,7 +110,7 @@ void InvertedLists::locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) co
   for (idx_t l = 0; l < nlist(); ++l) {
     const List& list = lists_[static_cast<std::size_t>(l)];
     for (idx_t o = 0; o < list.size(); ++o) {
-      const idx_t id = list.ids[static_cast<std::size_t>(o)];
+      const idx_t id = list.ids[o];
       // Unsigned, because id - id0 may leave the range of idx_t for extreme ids.
       const auto i = static_cast<std::uint64_t>(id) - static_cast<std::uint64_t>(id0);
       if (id < id0 || i >= static_cast<std::uint64_t>(n)) continue;
@@ -122,6 +125,16 @@ void InvertedLists::reset() {
   ntotal_ = 0;
 }
 
+InvertedLists::Memory InvertedLists::memory() const {
+  Memory memory;
+  for (const List& list : lists_) {
+    memory.codes += list.codes.capacity();
+    memory.bias += list.bias.capacity() * sizeof(float);
+    memory.ids += list.ids.allocated();
+  }
+  return memory;
+}
+
 void InvertedLists::export_to(std::uint8_t* codes, float* bias, idx_t* ids) const {
   for (const List& list : lists_) {
     for (idx_t o = 0; o < list.size(); ++o) {
@@ -129,7 +142,7 @@ void InvertedLists::export_to(std::uint8_t* codes, float* bias, idx_t* ids) cons
       for (int b = 0; b < code_size_; ++b) *codes++ = packed[b * kScanBlock];
     }
     bias = std::copy(list.bias.begin(), list.bias.end(), bias);
-    ids = std::copy(list.ids.begin(), list.ids.end(), ids);
+    for (idx_t o = 0; o < list.size(); ++o) *ids++ = list.ids[o];
   }
 }
 
@@ -151,7 +164,11 @@ void InvertedLists::import_from(const idx_t* sizes, idx_t n, const std::uint8_t*
       for (int b = 0; b < code_size_; ++b) packed[b * kScanBlock] = *codes++;
     }
     lists[l].bias.assign(bias, bias + sizes[l]);
-    lists[l].ids.assign(ids, ids + sizes[l]);
+    int id_width = 0;
+    for (idx_t o = 0; o < sizes[l]; ++o)
+      id_width = std::max(id_width, ListIds::width_for(ids[o], o));
+    lists[l].ids.reserve(sizes[l], id_width);
+    for (idx_t o = 0; o < sizes[l]; ++o) lists[l].ids.push_back(ids[o]);
     bias += sizes[l];
     ids += sizes[l];
   }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/list_ids.hpp"
 #include "core/types.hpp"
 
 namespace fq {
@@ -18,8 +19,8 @@ class InvertedLists {
   struct List {
     std::vector<std::uint8_t> codes;  // scan blocks, the last one padded with zeros
     std::vector<float> bias;
-    std::vector<idx_t> ids;
-    idx_t size() const { return static_cast<idx_t>(ids.size()); }
+    ListIds ids;
+    idx_t size() const { return ids.size(); }
   };
 
   InvertedLists(idx_t nlist, int M, int nbits);
@@ -47,6 +48,12 @@ class InvertedLists {
   void locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) const;
 
   void reset();
+
+  // Bytes allocated, room to grow included.
+  struct Memory {
+    std::size_t codes = 0, bias = 0, ids = 0;
+  };
+  Memory memory() const;
 
   // List after list: codes (ntotal, code_size) packed row by row, bias and ids (ntotal).
   void export_to(std::uint8_t* codes, float* bias, idx_t* ids) const;

@@ -144,3 +144,60 @@ TEST_CASE("inverted lists: extreme and duplicate ids") {
   lists.locate(8, 1, l.data(), o.data());
   CHECK(l[0] == -1);
 }
+
+TEST_CASE("inverted lists: ids take the bytes that each list needs") {
+  InvertedLists lists(2, 1, 8);
+  std::vector<std::uint8_t> codes(100);
+  std::vector<float> bias(100);
+  std::vector<idx_t> list_no(100, 0), ids, offset(100);
+  auto add = [&](idx_t n) {
+    lists.add(n, list_no.data(), codes.data(), bias.data(), ids.data(), offset.data());
+  };
+  for (idx_t i = 0; i < 100; ++i) ids.push_back(i);
+  add(60);
+  CHECK(lists.memory().ids == 0);
+  for (idx_t i = 0; i < 40; ++i) ids[i] = 60 + i;
+  add(40);
+  CHECK(lists.memory().ids == 0);
+  CHECK(lists.memory().bias >= 400);
+  CHECK(lists.memory().codes >= 128);
+  list_no[0] = 1;
+  ids[0] = -1;  // the other list
+  add(1);
+  CHECK(lists.list(0).ids.width() == 0);
+  CHECK(lists.list(1).ids.width() == 8);
+  list_no[0] = 0;
+  ids[0] = 7;
+  add(1);
+  CHECK(lists.list(0).ids.width() == 4);
+  CHECK(lists.list(0).ids[99] == 99);
+  CHECK(lists.list(0).ids[100] == 7);
+  lists.reset();
+  CHECK(lists.memory().ids == 0);
+}
+
+TEST_CASE("list ids: the narrowest width, widened by what comes") {
+  const idx_t low = std::numeric_limits<idx_t>::min(), high = std::numeric_limits<idx_t>::max();
+  const idx_t top4 = (idx_t{1} << 32) - 1, top5 = (idx_t{1} << 40) - 1;
+  const std::vector<std::pair<idx_t, int>> cases{{3, 0},        {0, 4},    {top4, 4},
+                                                 {top4 + 1, 5}, {top5, 5}, {top5 + 1, 8},
+                                                 {-1, 8},       {low, 8},  {high, 8}};
+  for (const auto& [id, width] : cases) {
+    CAPTURE(id);
+    ListIds ids;
+    ids.reserve(3, 0);
+    for (idx_t i = 0; i < 3; ++i) ids.push_back(i);
+    CHECK(ids.width() == 0);
+    CHECK(ids.allocated() == 0);
+    CHECK(ListIds::width_for(id, 3) == width);
+    ids.reserve(4, ListIds::width_for(id, 3));
+    CHECK(ids.width() == width);
+    ids.push_back(id);
+    ids.reserve(5, 0);  // never narrower again
+    CHECK(ids.width() == width);
+    ids.push_back(4);
+    REQUIRE(ids.size() == 5);
+    const std::vector<idx_t> expected{0, 1, 2, id, 4};
+    for (idx_t i = 0; i < 5; ++i) CHECK(ids[i] == expected[static_cast<std::size_t>(i)]);
+  }
+}
