@@ -67,5 +67,6 @@ void bind_inverted_lists(py::module_& m);
 void bind_lut(py::module_& m);
 void bind_qinco(py::module_& m);
 void bind_search(py::module_& m);
+void bind_selection(py::module_& m);
 
 }  // namespace fq::bind

@@ -21,5 +21,6 @@ PYBIND11_MODULE(_core, m) {
   fq::bind::bind_inverted_lists(m);
   fq::bind::bind_lut(m);
   fq::bind::bind_qinco(m);
+  fq::bind::bind_selection(m);
   fq::bind::bind_search(m);
 }

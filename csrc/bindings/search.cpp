@@ -28,44 +28,87 @@ py::tuple assign_vectors(const Floats& centroids, const Floats& x, idx_t nprobe,
   return py::make_tuple(list_no, distance);
 }
 
-py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>& centroids,
-                         const std::optional<Ids>& coarse_list_no,
-                         const std::optional<Floats>& coarse_score, const AdditiveTables& tables,
-                         const QincoWeights* weights, const Floats& q, idx_t k, idx_t nprobe,
-                         idx_t nshort, int metric, const std::optional<Bytes>& selected,
-                         int n_threads, const EarlyExit* early_exit, float exit_margin) {
+SearchArgs search_args(const InvertedLists& lists, const std::optional<Floats>& centroids,
+                       const std::optional<Ids>& coarse_list_no,
+                       const std::optional<Floats>& coarse_score, const AdditiveTables& tables,
+                       const QincoWeights* weights, const Floats& q, idx_t k, idx_t nprobe,
+                       idx_t nshort, int metric, const IdFilter* filter, ScanLimits limits) {
   check_array("q", q, {kAny, tables.d()});
   const idx_t n = q.shape(0);
   check(k >= 1, "k: expected at least 1, got ", k);
   if (centroids) check_array("centroids", *centroids, {lists.nlist(), tables.d()});
   if (coarse_list_no) check_array("coarse_list_no", *coarse_list_no, {n, nprobe});
   if (coarse_score) check_array("coarse_score", *coarse_score, {n, nprobe});
-  if (selected) check_array("selected", *selected, {lists.ntotal()});
-  Floats D({n, k});
-  Ids I({n, k});
+  return {lists,
+          tables,
+          weights,
+          data_or_null(centroids),
+          data_or_null(coarse_list_no),
+          data_or_null(coarse_score),
+          n,
+          q.data(),
+          k,
+          nprobe,
+          nshort,
+          to_metric(metric),
+          filter,
+          limits};
+}
+
+py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>& centroids,
+                         const std::optional<Ids>& coarse_list_no,
+                         const std::optional<Floats>& coarse_score, const AdditiveTables& tables,
+                         const QincoWeights* weights, const Floats& q, idx_t k, idx_t nprobe,
+                         idx_t nshort, int metric, const IdFilter* filter, idx_t max_codes,
+                         bool whole_lists, int n_threads, const EarlyExit* early_exit,
+                         float exit_margin) {
+  SearchArgs args =
+      search_args(lists, centroids, coarse_list_no, coarse_score, tables, weights, q, k, nprobe,
+                  nshort, metric, filter, {max_codes, whole_lists});
+  args.early_exit = early_exit;
+  args.exit_margin = exit_margin;
+  Floats D({args.n, k});
+  Ids I({args.n, k});
   float* D_data = D.mutable_data();
   idx_t* I_data = I.mutable_data();
-  const SearchArgs args{lists,
-                        tables,
-                        weights,
-                        data_or_null(centroids),
-                        data_or_null(coarse_list_no),
-                        data_or_null(coarse_score),
-                        n,
-                        q.data(),
-                        k,
-                        nprobe,
-                        nshort,
-                        to_metric(metric),
-                        data_or_null(selected),
-                        early_exit,
-                        exit_margin};
   const Execution run = execution(n_threads);
   {
     const py::gil_scoped_release nogil;
     search(args, D_data, I_data, run);
   }
   return py::make_tuple(D, I);
+}
+
+py::tuple range_search_vectors(const InvertedLists& lists, const std::optional<Floats>& centroids,
+                               const std::optional<Ids>& coarse_list_no,
+                               const std::optional<Floats>& coarse_score,
+                               const AdditiveTables& tables, const QincoWeights* weights,
+                               const Floats& q, float radius, idx_t nprobe, idx_t nshort,
+                               int metric, const IdFilter* filter, idx_t max_empty_lists,
+                               int n_threads) {
+  const SearchArgs args =
+      search_args(lists, centroids, coarse_list_no, coarse_score, tables, weights, q, 1, nprobe,
+                  nshort, metric, filter, {0, false, max_empty_lists});
+  const Execution run = execution(n_threads);
+  std::vector<RangeHits> hits;
+  {
+    const py::gil_scoped_release nogil;
+    hits = range_search(args, radius, run);
+  }
+  py::array_t<std::uint64_t> lims(args.n + 1);
+  std::uint64_t* lim = lims.mutable_data();
+  lim[0] = 0;
+  for (idx_t i = 0; i < args.n; ++i) lim[i + 1] = lim[i] + hits[i].I.size();
+  Floats D(static_cast<py::ssize_t>(lim[args.n]));
+  Ids I(static_cast<py::ssize_t>(lim[args.n]));
+  float* D_data = D.mutable_data();
+  idx_t* I_data = I.mutable_data();
+  for (RangeHits& hit : hits) {
+    D_data = std::copy(hit.D.begin(), hit.D.end(), D_data);
+    I_data = std::copy(hit.I.begin(), hit.I.end(), I_data);
+    hit = {};
+  }
+  return py::make_tuple(lims, D, I);
 }
 
 }  // namespace
@@ -105,7 +148,8 @@ void bind_search(py::module_& m) {
   m.def(
       "search", search_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
       arg("coarse_score"), arg("tables"), arg("weights"), arg("q"), arg("k"), arg("nprobe"),
-      arg("nshort"), arg("metric"), arg("selected") = py::none(), arg("n_threads") = 1,
+      arg("nshort"), arg("metric"), arg("filter") = py::none(), arg("max_codes") = 0,
+      arg("whole_lists") = false, arg("n_threads") = 1,
       arg("early_exit") = py::none(), arg("exit_margin") = 1.0f,
       "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) float32: "
       "squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX (L2) or -FLT_MAX "
@@ -113,12 +157,23 @@ void bind_search(py::module_& m) {
       "Either centroids (nlist, d) float32, from which nprobe lists are chosen; or coarse_list_no "
       "(n, nprobe) int64, -1 is skipped, with coarse_score (n, nprobe) float32 as FAISS gives it, "
       "or with centroids, from which the scores are then computed. nshort: how many candidates are "
-      "decoded with `weights` (at least k); 0: none, D is the additive distance. selected: "
-      "(ntotal) "
-      "uint8 in list order, 0 leaves an entry out. early_exit: an EarlyExit, or None to decode the "
+      "decoded with `weights` (at least k); 0: none, D is the additive distance. filter: "
+      "which ids may be found, asked once per probed list; None: all. max_codes: "
+      "how many selected codes of a query to scan, 0: all; with whole_lists the list where their "
+      "number is reached is scanned to its end. early_exit: an EarlyExit, or None to decode the "
       "whole shortlist; exit_margin scales its margins. The result does not depend on n_threads or "
       "on "
       "the batch. Ctrl-C raises KeyboardInterrupt.");
+  m.def("range_search", range_search_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
+        arg("coarse_score"), arg("tables"), arg("weights"), arg("q"), arg("radius"), arg("nprobe"),
+        arg("nshort"), arg("metric"), arg("filter") = py::none(), arg("max_empty_lists") = 0,
+        arg("n_threads") = 1,
+        "What is nearer than radius (L2) or more similar than it: (lims (n + 1) uint64, D and I "
+        "(lims[n]) float32 and int64; those of query i are lims[i] to lims[i + 1], in no "
+        "particular order). Arguments as for search. With nshort, every code inside by its "
+        "additive distance is decoded, and the next best up to nshort codes; the exact distance "
+        "decides. max_empty_lists: end the query after so many lists in a row without a code "
+        "inside by its additive distance, 0: never.");
 }
 
 }  // namespace fq::bind

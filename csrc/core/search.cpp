@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <cmath>
 #include <vector>
 
 #include "core/check.hpp"
@@ -93,13 +94,7 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
   const idx_t k = std::clamp<idx_t>(a.k, 1, std::max<idx_t>(lists.ntotal(), 1));
   const idx_t n_short = std::clamp<idx_t>(a.nshort, k, std::max<idx_t>(lists.ntotal(), k));
 
-  std::vector<idx_t> list_begin;
-  if (a.selected) {
-    idx_t begin = 0;
-    for (idx_t l = 0; l < lists.nlist(); begin += lists.list(l++).size())
-      list_begin.push_back(begin);
-  }
-  const Selection selection{a.selected, list_begin.data()};
+  const Selection selection(a.filter, lists.nlist());
 
   // Small enough for all workers and for Ctrl-C; large enough that the tables are one product and
   // small shortlists fill the decoder.
@@ -124,8 +119,9 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
     for (idx_t i = 0; i < nq; ++i) {
       w.shortlists[i].reset(n_short);
       if (all_finite(q + i * d, d))
-        scan_lists(lists, nprobe, &w.list_no[i * nprobe], &w.coarse_score[i * nprobe],
-                   &w.lut[i * lut_size], selection, w.lut_u8, w.shortlists[i]);
+        scan_lists({lists, selection, a.limits, nprobe, &w.list_no[i * nprobe],
+                    &w.coarse_score[i * nprobe]},
+                   &w.lut[i * lut_size], w.lut_u8, w.shortlists[i]);
     }
 
     std::vector<TopK>* best = &w.shortlists;
@@ -153,6 +149,65 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
       }
     }
   });
+}
+
+std::vector<RangeHits> range_search(const SearchArgs& a, float radius, const Execution& run) {
+  check_args(a);
+  std::vector<RangeHits> hits(static_cast<std::size_t>(a.n));
+  if (std::isnan(radius)) return hits;
+  const InvertedLists& lists = a.lists;
+  const idx_t d = a.tables.d(), M = lists.M(), lut_size = M * lists.K();
+  const float sign = a.metric == Metric::L2 ? 1.0f : -1.0f;
+  const idx_t nprobe = a.coarse_list_no ? a.nprobe : std::min(a.nprobe, lists.nlist());
+  const idx_t n_short = std::min(a.nshort, lists.ntotal());
+  const Selection selection(a.filter, lists.nlist());
+
+  const idx_t block_size = std::clamp<idx_t>(a.n / (4 * std::max<idx_t>(run.n_threads, 1)), 1, 16);
+  const idx_t n_blocks = (a.n + block_size - 1) / block_size;
+  std::vector<Worker> workers(static_cast<std::size_t>(n_workers(n_blocks, run)));
+  parallel_for(n_blocks, run, [&](idx_t block, int worker) {
+    Worker& w = workers[worker];
+    const idx_t begin = block * block_size, nq = std::min(block_size, a.n - begin);
+    probe(a, begin, nq, nprobe, w);
+    w.lut.resize(static_cast<std::size_t>(nq * lut_size));
+    a.tables.compute(nq, a.q + begin * d, a.metric, w.lut.data());
+
+    std::vector<std::uint8_t> codes;
+    std::vector<idx_t> list_no;
+    std::vector<float> decoded;
+    for (idx_t i = 0; i < nq; ++i) {
+      const float* q = a.q + (begin + i) * d;
+      if (!all_finite(q, d)) continue;
+      RangeHits& hit = hits[begin + i];
+      auto keep = [&](float score, idx_t id) {
+        if (!(score < sign * radius)) return;
+        hit.D.push_back(sign * score);
+        hit.I.push_back(id);
+      };
+      RangeCollector found(sign * radius, n_short, [&](const RangeCollector::Batch& batch) {
+        if (a.nshort == 0) {
+          for (const Candidate& c : batch) keep(c.score, c.id);
+          return;
+        }
+        const auto n = static_cast<idx_t>(batch.size());
+        list_no.resize(batch.size());
+        codes.resize(static_cast<std::size_t>(n * M));
+        decoded.resize(static_cast<std::size_t>(n * d));
+        for (idx_t j = 0; j < n; ++j) {
+          list_no[j] = batch[j].list_no;
+          lists.read_code(batch[j].list_no, batch[j].offset, &codes[j * M]);
+        }
+        decode(*a.weights, n, list_no.data(), codes.data(), M, lists.M(), decoded.data(), {1});
+        for (idx_t j = 0; j < n; ++j)
+          keep(exact_score(q, &decoded[j * d], d, a.metric), batch[j].id);
+      });
+      scan_lists(
+          {lists, selection, a.limits, nprobe, &w.list_no[i * nprobe], &w.coarse_score[i * nprobe]},
+          &w.lut[i * lut_size], w.lut_u8, found);
+      found.finish();
+    }
+  });
+  return hits;
 }
 
 }  // namespace fq

@@ -3,11 +3,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include "core/early_exit.hpp"
 #include "core/inverted_lists.hpp"
 #include "core/lut.hpp"
 #include "core/qinco_weights.hpp"
+#include "core/selection.hpp"
+#include "core/shortlist.hpp"
 #include "core/types.hpp"
 
 namespace fq {
@@ -28,7 +31,8 @@ struct SearchArgs {
   idx_t k, nprobe;
   idx_t nshort;  // 0: tables only, and D is the additive distance; else at least k are re-ranked
   Metric metric;
-  const std::uint8_t* selected;  // (ntotal) in list order: 0 leaves an entry out; null: all
+  const IdFilter* filter;  // null: all ids
+  ScanLimits limits = {};
   const EarlyExit* early_exit = nullptr;  // null: the whole shortlist is decoded to the end
   float exit_margin = 1;                  // times the margins of its checkpoints
 };
@@ -45,5 +49,15 @@ extern SearchStats search_stats;
 // D: (n, k) squared L2 or similarities, best first; I: (n, k) ids. Missing results, and every
 // result of a query with a NaN or an inf: id -1 and D = FLT_MAX (L2) or -FLT_MAX.
 void search(const SearchArgs& args, float* D, idx_t* I, const Execution& run);
+
+struct RangeHits {  // of one query, in no particular order
+  std::vector<float> D;
+  std::vector<idx_t> I;
+};
+
+// For each query what is nearer than the radius (a squared L2 distance), or more similar than it;
+// args.k is not used. With nshort, decoded are all codes whose additive distance is inside and,
+// where these are fewer than nshort, the next best up to that number; the exact distance decides.
+std::vector<RangeHits> range_search(const SearchArgs& args, float radius, const Execution& run);
 
 }  // namespace fq

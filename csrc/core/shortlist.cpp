@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
+#include <limits>
+#include <type_traits>
 
 #include "dispatch/dispatch.hpp"
 
@@ -14,30 +15,37 @@ namespace {
 // kernel to run freely. Their codes stay in the first cache until the survivors are scored.
 constexpr idx_t kFirstRun = 4, kLongestRun = 32;
 
-// From so many survivors on, scoring a whole block at once is cheaper than one by one.
-constexpr int kDense = 16;
+// From so many survivors on, scoring a whole block at once is cheaper than one by one; up to so
+// many selected codes, the kernel costs more than their scores.
+constexpr int kDense = 16, kSparse = 3;
 
 std::uint64_t first_bits(idx_t n) {
   return n < kScanBlock ? (std::uint64_t{1} << n) - 1 : ~std::uint64_t{0};
 }
 
-// `bits` without those whose byte is zero.
-std::uint64_t selected_of(std::uint64_t bits, const std::uint8_t* selected) {
-  std::uint64_t result = 0;
-  for (std::uint64_t rest = bits; rest;) {
-    const int i = std::countr_zero(rest);
-    if ((rest >> i & 255) == 255) {  // eight at once: a selection is often sparse
-      std::uint64_t eight;
-      std::memcpy(&eight, selected + i, 8);
-      if (eight == 0) {
-        rest &= ~(std::uint64_t{255} << i);
-        continue;
-      }
-    }
-    result |= std::uint64_t{selected[i] != 0} << i;
-    rest &= rest - 1;
+bool is_sparse(std::uint64_t bits) {
+  for (int i = 0; i < kSparse; ++i) bits &= bits - 1;
+  return bits == 0;
+}
+
+// The offset at which a list's scan ends so that no more than `n` selected entries are before it;
+// takes from n those that are.
+idx_t end_of_scan(const std::uint64_t* words, idx_t size, idx_t& n) {
+  if (!words) {
+    const idx_t end = std::min(size, n);
+    n -= end;
+    return end;
   }
-  return result;
+  for (idx_t begin = 0; begin < size; begin += kScanBlock) {
+    std::uint64_t bits = words[begin / kScanBlock];
+    const idx_t count = std::popcount(bits);
+    if (count > n) {
+      for (; n > 0; --n) bits &= bits - 1;
+      return begin + std::countr_zero(bits);
+    }
+    n -= count;
+  }
+  return size;
 }
 
 // One code's sum as lut_scan adds it.
@@ -47,68 +55,104 @@ float sum_of(const std::uint8_t* code, int M, const float* lut) {
   return sum;
 }
 
-}  // namespace
-
-void scan_lists(const InvertedLists& lists, idx_t n_probed, const idx_t* list_no,
-                const float* coarse_score, const float* lut, Selection selection, LutU8& lut_u8,
-                TopK& shortlist) {
-  const LutScan scan = lut_scan_kernel();
+// Found: TopK or RangeCollector.
+template <class Found>
+void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
+  const InvertedLists& lists = probes.lists;
+  const LutScan scan_block = lut_scan_kernel();
   const LutScanU8 scan_u8 = lut_scan_u8_kernel();
   const int M = lists.M();
   const idx_t block_bytes = idx_t{lists.code_size()} * kScanBlock;
   const bool has_bounds = lists.nbits() == 8 && lut_u8.quantize(M, lut);
+  const ScanLimits& limits = probes.limits;
+  idx_t left = limits.max_codes > 0 ? limits.max_codes : std::numeric_limits<idx_t>::max();
   idx_t run = kFirstRun;
+  [[maybe_unused]] idx_t n_found = 0, n_empty = 0;
   std::uint64_t survivors[kLongestRun];
 
-  for (idx_t p = 0; p < n_probed; ++p) {
-    if (list_no[p] == -1) continue;
-    const InvertedLists::List& list = lists.list(list_no[p]);
-    const std::uint8_t* selected = nullptr;
-    if (selection.selected) selected = selection.selected + selection.list_begin[list_no[p]];
+  for (idx_t p = 0; p < probes.n && left > 0; ++p) {
+    const idx_t list_no = probes.list_no[p];
+    if (list_no == -1) continue;
+    const InvertedLists::List& list = lists.list(list_no);
+    const float coarse_score = probes.coarse_score[p];
+    const std::uint64_t* words = probes.selection.words(list_no, list.ids);
+    idx_t size = end_of_scan(words, list.size(), left);
+    if (limits.whole_lists) size = list.size();
 
     // Scores those codes of a block that are in `bits`; the block starts at offset `begin`.
     auto enter = [&](const std::uint8_t* block, idx_t begin, std::uint64_t bits) {
-      if (selected) bits = selected_of(bits, selected + begin);
-      if (!bits) return;
       const float* bias = list.bias.data() + begin;
       float score[kScanBlock];
       const bool dense = !has_bounds || std::popcount(bits) >= kDense;
       if (dense) {
-        scan(block, M, lists.nbits(), lut, score);
-        const idx_t n = std::min<idx_t>(kScanBlock, list.size() - begin);
-        const float threshold = shortlist.threshold();
+        scan_block(block, M, lists.nbits(), lut, score);
+        const idx_t n = std::min<idx_t>(kScanBlock, size - begin);
+        const float threshold = found.threshold();
         int n_below = 0;  // counted without a branch: most blocks have none
         for (idx_t i = 0; i < n; ++i) {
-          score[i] = (coarse_score[p] + score[i]) + bias[i];
+          score[i] = (coarse_score + score[i]) + bias[i];
           n_below += score[i] <= threshold;
         }
         if (n_below == 0) return;
       }
       for (; bits; bits &= bits - 1) {
         const int i = std::countr_zero(bits);
-        const float s = dense ? score[i] : (coarse_score[p] + sum_of(block + i, M, lut)) + bias[i];
-        if (s <= shortlist.threshold())
-          shortlist.push({s, list.ids[begin + i], list_no[p], begin + i});
+        const float s = dense ? score[i] : (coarse_score + sum_of(block + i, M, lut)) + bias[i];
+        if (s <= found.threshold()) found.push({s, list.ids[begin + i], list_no, begin + i});
       }
     };
 
+    // The entries of the block at offset `begin` that take part.
+    auto wanted = [&](idx_t begin) {
+      const std::uint64_t all = first_bits(size - begin);
+      return words ? words[begin / kScanBlock] & all : all;
+    };
+
     idx_t n = 0;
-    for (idx_t begin = 0; begin < list.size(); begin += n) {
-      n = std::min(list.size() - begin, run * kScanBlock);
+    for (idx_t begin = 0; begin < size; begin += n) {
       const std::uint8_t* block = list.codes.data() + begin / kScanBlock * block_bytes;
-      const float threshold = shortlist.threshold();
-      const float constant = has_bounds ? lut_u8.constant(coarse_score[p], threshold) : NAN;
-      if (std::isfinite(constant)) {
+      n = std::min(size - begin, run * kScanBlock);
+      if (words) {  // blocks with nothing to scan, or little, stay out of the run
+        if (const std::uint64_t bits = wanted(begin); is_sparse(bits)) {
+          if (bits) enter(block, begin, bits);
+          n = kScanBlock;
+          continue;
+        }
+        idx_t end = begin + kScanBlock;
+        while (end < begin + n && !is_sparse(wanted(end))) end += kScanBlock;
+        n = std::min(end, size) - begin;
+      }
+      const float threshold = found.threshold();
+      const float constant = has_bounds ? lut_u8.constant(coarse_score, threshold) : NAN;
+      const bool bounded = std::isfinite(constant);
+      if (bounded) {
         scan_u8(block, n, M, lut_u8.values(), list.bias.data() + begin, lut_u8.scale(), constant,
                 threshold, survivors);
         run = std::min(2 * run, kLongestRun);
-      } else {
-        for (idx_t i = 0; i < n; i += kScanBlock) survivors[i / kScanBlock] = first_bits(n - i);
       }
-      for (idx_t i = 0; i < n; i += kScanBlock, block += block_bytes)
-        if (survivors[i / kScanBlock]) enter(block, begin + i, survivors[i / kScanBlock]);
+      for (idx_t i = 0; i < n; i += kScanBlock, block += block_bytes) {
+        std::uint64_t bits = bounded ? survivors[i / kScanBlock] : first_bits(n - i);
+        if (words) bits &= words[(begin + i) / kScanBlock];
+        if (bits) enter(block, begin + i, bits);
+      }
+    }
+
+    if constexpr (std::is_same_v<Found, RangeCollector>) {
+      n_empty = found.n_inside() == n_found ? n_empty + 1 : 0;
+      n_found = found.n_inside();
+      if (limits.max_empty_lists > 0 && n_empty >= limits.max_empty_lists) return;
     }
   }
+}
+
+}  // namespace
+
+void scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, TopK& found) {
+  scan(probes, lut, lut_u8, found);
+}
+
+void scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, RangeCollector& found) {
+  scan(probes, lut, lut_u8, found);
 }
 
 }  // namespace fq

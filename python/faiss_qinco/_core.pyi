@@ -1,5 +1,7 @@
 """Native core. Arrays are C-contiguous; Metric: 1 is L2 (squared), 0 inner product."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,9 +33,19 @@ class InvertedLists:
     def get_bias(self, list_no: int) -> _Floats: ...
     def gather(self, list_no: _Ids, offset: _Ids) -> _Codes: ...
     def locate(self, id0: int, n: int) -> tuple[_Ids, _Ids]: ...
+    def memory(self) -> dict[str, int]: ...
     def reset(self) -> None: ...
     def export(self) -> tuple[_Codes, _Floats, _Ids]: ...
     def import_(self, sizes: _Ids, codes: _Codes, bias: _Floats, ids: _Ids) -> None: ...
+
+class IdFilter:
+    @staticmethod
+    def range(begin: int, end: int) -> IdFilter: ...
+    @staticmethod
+    def faiss(address: int) -> IdFilter: ...
+    @staticmethod
+    def python(is_member: Callable[[int], bool]) -> IdFilter: ...
+    def accept(self, ids: _Ids) -> NDArray[np.bool_]: ...
 
 class AdditiveTables:
     def __init__(self, codebooks: _Floats) -> None: ...
@@ -140,8 +152,26 @@ def search(
     nprobe: int,
     nshort: int,
     metric: int,
-    selected: _Codes | None = None,
+    filter: IdFilter | None = None,
+    max_codes: int = 0,
+    whole_lists: bool = False,
     n_threads: int = 1,
     early_exit: EarlyExit | None = None,
     exit_margin: float = 1.0,
 ) -> tuple[_Floats, _Ids]: ...
+def range_search(
+    lists: InvertedLists,
+    centroids: _Floats | None,
+    coarse_list_no: _Ids | None,
+    coarse_score: _Floats | None,
+    tables: AdditiveTables,
+    weights: QincoWeights | None,
+    q: _Floats,
+    radius: float,
+    nprobe: int,
+    nshort: int,
+    metric: int,
+    filter: IdFilter | None = None,
+    max_empty_lists: int = 0,
+    n_threads: int = 1,
+) -> tuple[NDArray[np.uint64], _Floats, _Ids]: ...

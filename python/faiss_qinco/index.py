@@ -26,6 +26,7 @@ from .codec.early_exit import Checkpoint, pack_checkpoints
 from .codec.fitting import PROGRESS_VECTORS, fit, stored_bias
 from .errors import ArgumentError
 from .params import SearchParametersIVFQINCo, margin_factor, resolve_params, size
+from .selectors import id_filter
 from .threads import get_num_threads
 
 
@@ -310,16 +311,31 @@ class _QINCoIndex(ABC):
         k or buffers of a wrong type.
         """
         trained, x = self._check_trained(), as_matrix(x, self.d)
-        k = operator.index(k)
-        if k <= 0:
-            raise ArgumentError(f"k: expected at least 1, got {k}")
-        shape = (len(x), k)
-        params = resolve_params(params, self._nprobe_default(), self._nshort, self._exit_margin)
-        if params.nprobe == 0:
+        params = self._resolve(params)
+        k = _check_k(k, len(x), D, I)
+        return self._search(trained, x, k, params, *self._probed(x, params), D, I)
+
+    def _resolve(self, params: Any) -> SearchParametersIVFQINCo:
+        resolved = resolve_params(
+            params, self._nprobe_default(), self._nshort, self._exit_margin
+        )
+        if resolved.nprobe == 0:
             raise RuntimeError("nprobe: expected at least 1, got 0")
-        for name, buffer, dtype in (("D", D, np.float32), ("I", I, np.int64)):
-            check_buffer(name, buffer, shape, dtype)
-        list_no, distance = self._probed(x, params)
+        return resolved
+
+    def _search(
+        self,
+        trained: _Trained,
+        x: np.ndarray,
+        k: int,
+        params: SearchParametersIVFQINCo,
+        list_no: np.ndarray | None,
+        distance: np.ndarray | None,
+        D: np.ndarray | None,
+        I: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        filter, n_threads = id_filter(params.sel, get_num_threads())
+        full = params.ensure_topk_full and params.max_codes > 0
         new_D, new_I = _core.search(
             self.lists,
             trained.centroids,
@@ -329,15 +345,61 @@ class _QINCoIndex(ABC):
             trained.codec.weights if params.nshort else None,
             x,
             k,
-            min(params.nprobe, self.nlist),
-            params.nshort,
+            min(params.nprobe, self.nlist) if list_no is None else list_no.shape[1],
+            params.nshort or 0,
             self.metric_type,
-            None if params.sel is None else self._selected(params.sel),
-            get_num_threads(),
+            filter,
+            max(params.max_codes, k) if full else params.max_codes,
+            full,
+            n_threads,
             trained.early_exit if np.isfinite(params.exit_margin) else None,
             params.exit_margin,
         )
         return filled(D, new_D), filled(I, new_I)
+
+    def range_search(
+        self, x: np.ndarray, thresh: float, *, params: Any = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All stored vectors of the probed lists that are nearer than a threshold.
+
+        Parameters
+        ----------
+        x : (n, d) queries, any real dtype.
+        thresh : squared L2 distance that results are below, or inner product that they are above;
+            nothing is below or above NaN.
+        params : as for `search`.
+
+        Returns
+        -------
+        lims (n + 1,) uint64; D and I (lims[n],) float32 and int64, as `search` gives them: those of
+        query i are lims[i] to lims[i + 1], in no particular order.
+
+        With nshort 0, D is the additive distance. Else the exact one: decoded are all vectors
+        inside by their additive distance, and where these are fewer than nshort, the next best up
+        to that number. What is inside, but neither, is missed.
+
+        Raises as `search`, TypeError or ValueError for a thresh that is no number.
+        """
+        trained, x = self._check_trained(), as_matrix(x, self.d)
+        params = self._resolve(params)
+        list_no, distance = self._probed(x, params)
+        filter, n_threads = id_filter(params.sel, get_num_threads())
+        return _core.range_search(
+            self.lists,
+            trained.centroids,
+            list_no,
+            distance,
+            trained.tables,
+            trained.codec.weights if params.nshort else None,
+            x,
+            float(thresh),
+            min(params.nprobe, self.nlist),
+            params.nshort or 0,
+            self.metric_type,
+            filter,
+            params.max_empty_result_buckets,
+            n_threads,
+        )
 
     def assign(self, x: np.ndarray, k: int, labels: np.ndarray | None = None) -> np.ndarray:
         """The ids (n, k) of `search`."""
@@ -345,11 +407,6 @@ class _QINCoIndex(ABC):
 
     def _nprobe_default(self) -> int:
         return 1
-
-    def _selected(self, sel: Any) -> np.ndarray:
-        """One byte per stored vector, in list order: whether `sel` accepts its id."""
-        ids = self.lists.export()[2]
-        return np.fromiter((bool(sel.is_member(int(i))) for i in ids), np.uint8, len(ids))
 
     # -- reconstruction -----------------------------------------------------------------------
 
@@ -641,6 +698,41 @@ class IndexIVFQINCo(_QINCoIndex):
         same = self.quantizer.metric_type == self.metric_type
         return list_no, distance if same else None
 
+    def search_preassigned(
+        self,
+        x: np.ndarray,
+        k: int,
+        Iq: np.ndarray,
+        Dq: np.ndarray | None,
+        *,
+        params: Any = None,
+        D: np.ndarray | None = None,
+        I: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`search` in lists that are chosen already.
+
+        Iq : (n, nprobe) numbers of the lists, negative: none. nprobe is that of params, or of the
+            index.
+        Dq : (n, nprobe) their distances to the queries (or inner products), as `quantizer.search`
+            gives them; None: computed here.
+
+        Raises as `search`; ValueError (also an AssertionError) for a wrong shape of Iq or Dq,
+        RuntimeError for a list number that does not exist.
+        """
+        trained, x = self._check_trained(), as_matrix(x, self.d)
+        params = self._resolve(params)
+        k = _check_k(k, len(x), D, I)
+        shape = (len(x), params.nprobe)
+        list_no = np.ascontiguousarray(Iq, np.int64)
+        distance = None if Dq is None else np.ascontiguousarray(Dq, np.float32)
+        for name, array in (("Iq", list_no), ("Dq", distance)):
+            if array is not None and array.shape != shape:
+                raise ArgumentError(f"{name}: expected shape {shape}, got {array.shape}")
+        if list_no.max(initial=-1) >= self.nlist:
+            raise RuntimeError(f"Iq: expected list numbers below {self.nlist}")
+        list_no = np.maximum(list_no, -1)
+        return self._search(trained, x, k, params, list_no, distance, D, I)
+
     # -- ids ----------------------------------------------------------------------------------
 
     def add(self, x: np.ndarray) -> None:
@@ -732,6 +824,16 @@ class IndexIVFQINCo(_QINCoIndex):
         if header["direct_map"]:
             index.make_direct_map()
         return index
+
+
+def _check_k(k: Any, n: int, D: np.ndarray | None, I: np.ndarray | None) -> int:
+    """k as an integer, where it and the buffers are right."""
+    k = operator.index(k)
+    if k <= 0:
+        raise ArgumentError(f"k: expected at least 1, got {k}")
+    check_buffer("D", D, (n, k), np.float32)
+    check_buffer("I", I, (n, k), np.int64)
+    return int(k)
 
 
 def _config(value: Any) -> str | QINCoConfig:

@@ -8,6 +8,7 @@ from typing import Any
 import faiss
 
 from .errors import ArgumentError
+from .selectors import selector_of
 
 
 class SearchParametersIVFQINCo:
@@ -21,6 +22,11 @@ class SearchParametersIVFQINCo:
     exit_margin : early exit of re-ranking, see `IndexIVFQINCo.exit_margin` (inf: none); None: the
         index's.
     sel : a `faiss.IDSelector`; only ids that it accepts enter the shortlist.
+    max_codes : end the scan of a query after so many codes that `sel` accepts; default 0: never.
+    ensure_topk_full : scan the list where max_codes, or k where that is larger, is reached to its
+        end; default False.
+    max_empty_result_buckets : in `range_search`, end a query after so many lists in a row without
+        a code inside the radius by its additive distance; default 0: never.
     quantizer_params : `faiss.SearchParameters` for the coarse quantizer.
 
     Raises AssertionError (also a ValueError) for an unknown keyword, TypeError or OverflowError
@@ -34,6 +40,11 @@ class SearchParametersIVFQINCo:
         exit_margin = kwargs.pop("exit_margin", None)
         self.exit_margin = None if exit_margin is None else margin_factor(exit_margin)
         self.sel: faiss.IDSelector | None = kwargs.pop("sel", None)
+        self.max_codes: int = size("max_codes", kwargs.pop("max_codes", 0))
+        self.ensure_topk_full: bool = bool(kwargs.pop("ensure_topk_full", False))
+        self.max_empty_result_buckets: int = size(
+            "max_empty_result_buckets", kwargs.pop("max_empty_result_buckets", 0)
+        )
         self.quantizer_params: faiss.SearchParameters | None = kwargs.pop("quantizer_params", None)
         if kwargs:
             raise ArgumentError(f"unknown search parameters: {sorted(kwargs)}")
@@ -64,10 +75,14 @@ def resolve_params(
     if params is None:
         return SearchParametersIVFQINCo(nprobe=nprobe, nshort=nshort, exit_margin=exit_margin)
     if isinstance(params, faiss.SearchParametersIVF):
-        if params.max_codes or getattr(params, "max_lists_num", 0):
-            raise RuntimeError("max_codes and max_lists_num are not supported")
+        if getattr(params, "max_lists_num", 0):
+            raise RuntimeError("max_lists_num is not supported: set nprobe")
+        names = ("nprobe", "max_codes", "quantizer_params")
+        newer = {"ensure_topk_full": False, "max_empty_result_buckets": 0}  # than faiss 1.9
         params = SearchParametersIVFQINCo(
-            nprobe=params.nprobe, sel=params.sel, quantizer_params=params.quantizer_params
+            sel=selector_of(params),
+            **{name: getattr(params, name) for name in names},
+            **{name: getattr(params, name, default) for name, default in newer.items()},
         )
     if isinstance(params, faiss.SearchParameters):
         raise RuntimeError(f"IndexIVFQINCo params have incorrect type: {type(params).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import faiss
@@ -420,7 +421,7 @@ def test_search_parameters(filled, queries):
         fq.SearchParametersIVFQINCo(nprob=3)
     for wrong, error in (
         (faiss.SearchParametersHNSW(), RuntimeError),
-        (faiss.SearchParametersIVF(max_codes=10), RuntimeError),
+        (faiss.SearchParametersIVF(max_lists_num=10), RuntimeError),
         ({"nprobe": 3}, TypeError),
     ):
         with pytest.raises(error):
@@ -428,16 +429,136 @@ def test_search_parameters(filled, queries):
 
 
 @pytest.mark.parametrize("nshort", [0, 100])
-def test_selectors_filter_the_scan(filled, queries, nshort):
-    """As brute force among the accepted: never a filter after the shortlist."""
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_range_search(trained, base, queries, metric, nshort):
+    """As FAISS's: what a search over everything finds on the right side of the threshold."""
+    index = fq.deserialize_index(trained[metric])
+    index.add(base[:3000])
+    index.nprobe, index.nshort = 9, 3000 if nshort else 0
+    D, I = index.search(queries[:40], 3000)
+    thresh = float(np.median(D[:, 20]))
+    inside = (thresh > D if metric == faiss.METRIC_L2 else thresh < D) & (I >= 0)
+    index.nshort = nshort
+    results = []
+    for n_threads in (1, 2):
+        fq.set_num_threads(n_threads)
+        try:
+            results.append(index.range_search(queries[:40], thresh))
+        finally:
+            fq.set_num_threads(None)
+    lims, D_range, I_range = results[0]
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [a.dtype for a in results[0]] == [np.uint64, np.float32, np.int64]
+    assert lims[-1] == len(I_range) == len(D_range)
+    found = 0
+    for i, (begin, end) in enumerate(itertools.pairwise(lims)):
+        got = dict(zip(I_range[begin:end].tolist(), D_range[begin:end].tolist(), strict=True))
+        expected = dict(zip(I[i, inside[i]].tolist(), D[i, inside[i]].tolist(), strict=True))
+        assert len(got) == end - begin
+        assert got.items() <= expected.items()
+        found += len(got)
+        assert nshort or len(got) == len(expected)
+    assert found > 0.7 * inside.sum()  # the rest is inside, but far away by the tables
+
+
+def test_range_search_edges(filled, queries):
     filled.nprobe = filled.nlist
-    accepted = np.arange(0, 3000, 30)
-    for sel in (faiss.IDSelectorBatch(accepted), faiss.IDSelectorRange(0, 100)):
-        params = fq.SearchParametersIVFQINCo(nprobe=16, nshort=nshort, sel=sel)
-        I = filled.search(queries, 100, params=params)[1]
-        ids = accepted if isinstance(sel, faiss.IDSelectorBatch) else np.arange(100)
-        for row in I:
-            np.testing.assert_array_equal(np.sort(row), ids)
+    for thresh, n in ((np.nan, 0), (-1, 0), (np.inf, 3000)):
+        lims, D, I = filled.range_search(queries[:3], thresh)
+        np.testing.assert_array_equal(lims, np.arange(4) * n)
+        assert len(np.unique(I)) == n
+    q = queries[:2].copy()
+    q[0, 3] = np.nan
+    assert filled.range_search(q, np.inf)[0].tolist() == [0, 0, 3000]
+    assert filled.range_search(q[:0], 1.0)[0].tolist() == [0]
+    D = filled.search(queries[:1], 1)[0]
+    filled.nshort = 3000
+    assert filled.range_search(queries[:1], D[0, 0])[0][-1] == 0  # strictly below
+    assert filled.range_search(queries[:1], np.nextafter(D[0, 0], np.inf))[0][-1] >= 1
+    sel = faiss.IDSelectorRange(100, 110)
+    params = fq.SearchParametersIVFQINCo(nprobe=16, sel=sel)
+    assert sorted(filled.range_search(queries[:1], np.inf, params=params)[2]) == [*range(100, 110)]
+    filled.nshort = 0
+    params = fq.SearchParametersIVFQINCo(nprobe=16, max_empty_result_buckets=1)
+    assert filled.range_search(queries, -1e9, params=params)[0][-1] == 0
+    with pytest.raises(TypeError):
+        filled.range_search(queries, None)
+
+
+def test_range_search_of_a_flat_index(learn, base, queries):
+    index = flat_index(learn[:4000])
+    index.add(base[:1000])
+    index.nshort = 1000
+    D, I = index.search(queries[:5], 1000)
+    lims, D_range, I_range = index.range_search(queries[:5], D[0, 30])
+    assert lims[1] == (D[0] < D[0, 30]).sum() == 30
+    assert set(I_range[:30]) == set(I[0, :30])
+    assert set(D_range[:30]) == set(D[0, :30])
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_search_preassigned(trained, base, queries, metric):
+    index = fq.deserialize_index(trained[metric])
+    index.add(base[:3000])
+    index.nprobe = 5
+    D, I = index.search(queries, 7)
+    Dq, Iq = index.quantizer.search(queries, 5)
+    D_given, I_given = np.empty_like(D), np.empty_like(I)
+    out = index.search_preassigned(queries, 7, Iq, Dq, D=D_given, I=I_given)
+    assert out[0] is D_given
+    np.testing.assert_array_equal(I_given, I)
+    np.testing.assert_array_equal(index.search_preassigned(queries, 7, Iq, None)[0], D)
+    Iq[:, 2:] = -1
+    params = fq.SearchParametersIVFQINCo(nprobe=2)
+    expected = index.search(queries, 7, params=params)[1]
+    np.testing.assert_array_equal(index.search_preassigned(queries, 7, Iq, Dq)[1], expected)
+    got = index.search_preassigned(queries, 7, Iq[:, :2], Dq[:, :2], params=params)
+    np.testing.assert_array_equal(got[1], expected)
+    for wrong in ((Iq[:, :4], Dq), (Iq, Dq[:, :4])):
+        with pytest.raises(AssertionError):
+            index.search_preassigned(queries, 7, *wrong)
+    Iq[0, 0] = 16
+    with pytest.raises(RuntimeError):
+        index.search_preassigned(queries, 7, Iq, Dq)
+
+
+@pytest.mark.parametrize("sel", [None, faiss.IDSelectorRange(0, 900)], ids=["all", "some"])
+@pytest.mark.parametrize("full", [False, True])
+def test_max_codes(filled, base, queries, sel, full):
+    """The ids that an IVFFlat of faiss with the same lists may return."""
+    theirs = faiss.IndexIVFFlat(filled.quantizer, 128, 16)
+    theirs.is_trained = True
+    x, ids = base[:3000].copy(), np.arange(3000)
+    list_no = filled.quantizer.assign(x, 1)[:, 0]
+    theirs.add_core(3000, *map(faiss.swig_ptr, (x, ids, list_no)))
+    theirs.ntotal = 3000
+    for max_codes in (1, 63, 64, 400, 2999, 5000):
+        params = faiss.SearchParametersIVF(
+            nprobe=16, max_codes=max_codes, ensure_topk_full=full, sel=sel
+        )
+        for k in (3, 3000) if not full else (3, 1000):
+            n = [
+                (index.search(queries[:20], k, params=params)[1] >= 0).sum(1)
+                for index in (filled, theirs)
+            ]
+            np.testing.assert_array_equal(*n)
+
+
+def test_memory_usage(filled, learn, base):
+    memory = filled.memory_usage()
+    assert memory["ids"] == 4 * 3000
+    assert memory["bias"] == 4 * 3000
+    assert 4 * 3000 <= memory["codes"] <= 4 * (3000 + 63 * 16)
+    assert memory["centroids"] == 4 * 16 * 128
+    parts = {k: v for k, v in memory.items() if k not in ("total", "per_vector")}
+    assert memory["total"] == sum(parts.values()) == 3000 * memory["per_vector"]
+    filled.add_with_ids(base[:1], np.array([-1]))
+    assert filled.memory_usage()["ids"] > memory["ids"]
+    flat = flat_index(learn[:4000])
+    flat.add(base[:1000])
+    assert flat.memory_usage()["ids"] == 0
+    assert new_index().memory_usage()["total"] == 0
 
 
 def test_reset(filled, base, queries):

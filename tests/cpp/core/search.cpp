@@ -2,8 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cfloat>
 #include <limits>
+#include <thread>
 
 #include "core/check.hpp"
 #include "core/coarse.hpp"
@@ -76,18 +79,15 @@ TEST_CASE("search: with all lists and a full shortlist it is brute force over de
     std::vector<float> x(Index::n * Index::d);
     decode(index.weights, Index::n, index.list_no.data(), index.codes.data(), 3, 3, x.data(), {1});
     const idx_t k = 10;
-    for (bool masked : {false, true}) {
-      // The mask is in list order; here it takes the entries with even offset.
-      std::vector<std::uint8_t> selected;
-      for (idx_t l = 0; l < Index::nlist; ++l)
-        for (idx_t o = 0; o < index.lists.list(l).size(); ++o) selected.push_back(o % 2 == 0);
+    for (bool filtered : {false, true}) {
+      const RangeFilter range(0, Index::n * 4);
       SearchArgs args = index.args(k, Index::nlist + 3, Index::n, metric);
-      if (masked) args.selected = selected.data();
+      if (filtered) args.filter = &range;
       const Result got = run_search(args);
       for (idx_t i = 0; i < Index::nq; ++i) {
         TopK expected(k);
         for (idx_t j = 0; j < Index::n; ++j)
-          if (!masked || index.offset[j] % 2 == 0)
+          if (!filtered || (index.ids[j] >= 0 && index.ids[j] < Index::n * 4))
             expected.push({exact_score(&index.q[i * Index::d], &x[j * Index::d], Index::d, metric),
                            index.ids[j], 0, 0});
         for (idx_t r = 0; r < k; ++r) {
@@ -243,4 +243,69 @@ TEST_CASE("search: early exit drops what its margins allow, and keeps k with exa
     args.early_exit = &other;
     CHECK_THROWS_AS(run_search(args), CheckError);
   }
+}
+
+TEST_CASE("range search: what a search finds inside, for any thread count") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct})
+    for (idx_t nshort : {idx_t{0}, idx_t{Index::n}}) {
+      const Index index(metric);
+      const Result all = run_search(index.args(Index::n, 3, nshort, metric));
+      const float radius = all.D[15];
+      const auto hits = range_search(index.args(1, 3, nshort, metric), radius, {1});
+      REQUIRE(hits.size() == Index::nq);
+      const auto threaded = range_search(index.args(1, 3, nshort, metric), radius, {4});
+      for (idx_t i = 0; i < Index::nq; ++i) {
+        std::vector<std::pair<float, idx_t>> got, expected;
+        for (idx_t r = 0; r < Index::n; ++r) {
+          const float D = all.D[i * Index::n + r];
+          if (metric == Metric::L2 ? D < radius : D > radius)
+            expected.push_back({D, all.I[i * Index::n + r]});
+        }
+        for (std::size_t r = 0; r < hits[i].I.size(); ++r)
+          got.push_back({hits[i].D[r], hits[i].I[r]});
+        std::sort(got.begin(), got.end());
+        std::sort(expected.begin(), expected.end());
+        CHECK(got == expected);
+        CHECK(threaded[i].I == hits[i].I);
+        CHECK(threaded[i].D == hits[i].D);
+      }
+    }
+}
+
+TEST_CASE("range search: more than one batch inside, and the nshort next best decoded as well") {
+  const Index index(Metric::L2);
+  const float everything = std::numeric_limits<float>::infinity();
+  const auto hits = range_search(index.args(1, Index::nlist, 5, Metric::L2), everything, {2});
+  for (const RangeHits& hit : hits) CHECK(hit.I.size() == Index::n);
+  // By their tables none is inside; the exact distance of the five decoded decides.
+  const Result best = run_search(index.args(5, Index::nlist, 5, Metric::L2));
+  const Result additive = run_search(index.args(1, Index::nlist, 0, Metric::L2));
+  for (idx_t i = 0; i < Index::nq; ++i) {
+    SearchArgs args = index.args(1, Index::nlist, 5, Metric::L2);
+    args.n = 1;
+    args.q += i * Index::d;
+    const float radius = additive.D[i];
+    idx_t n = 0;
+    for (idx_t r = 0; r < 5; ++r) n += best.D[i * 5 + r] < radius;
+    CHECK(static_cast<idx_t>(range_search(args, radius, {1})[0].I.size()) == n);
+  }
+}
+
+TEST_CASE("search: concurrent calls do not disturb each other") {
+  const Index index(Metric::L2);
+  const RangeFilter range(0, Index::n * 3);
+  auto run = [&](const IdFilter* filter) {
+    SearchArgs args = index.args(7, 3, 30, Metric::L2);
+    args.filter = filter;
+    return run_search(args, 2);
+  };
+  const Result all = run(nullptr), some = run(&range);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 10; ++i) wrong += t % 2 ? !(run(&range) == some) : !(run(nullptr) == all);
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK(wrong == 0);
 }

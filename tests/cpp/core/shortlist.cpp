@@ -15,7 +15,6 @@ constexpr int K = 256;
 // Lists of random codes around the block size, one of them empty.
 struct Lists {
   InvertedLists lists;
-  std::vector<idx_t> begin;
   idx_t n = 0;
 
   Lists(test::Rng& rng, int M, const std::vector<float>& bias) : lists(6, M, 8) {
@@ -28,8 +27,6 @@ struct Lists {
     }
     lists.add(n, list_no.data(), rng.codes(n * M, K).data(), bias.data(), ids.data(),
               offset.data());
-    for (idx_t l = 0, sum = 0; l < lists.nlist(); sum += lists.list(l++).size())
-      begin.push_back(sum);
   }
 };
 
@@ -41,17 +38,31 @@ std::vector<Key> keys(TopK& best) {
   return result;
 }
 
+// Accepts the ids below a number and every 100th of the others.
+struct SomeIds : IdFilter {
+  idx_t all_below;
+  explicit SomeIds(idx_t below) : all_below(below) {}
+  bool accepts(idx_t id) const { return id < all_below || id % 100 == 0; }
+  void accept(const ListIds& ids, std::uint64_t* words) const override {
+    accept_each(ids, words, [this](idx_t id) { return accepts(id); });
+  }
+};
+
 // The shortlist against float scores of every code, in the order of operations of the header.
 void check_scan(const Lists& data, const std::vector<float>& lut, const std::vector<float>& coarse,
-                const std::uint8_t* selected) {
+                const SomeIds* filter, ScanLimits limits = {}) {
   const InvertedLists& lists = data.lists;
   const std::vector<idx_t> probed{5, 0, -1, 4, 3, 2, 1};
   std::vector<std::uint8_t> code(static_cast<std::size_t>(lists.M()));
   for (idx_t k : {idx_t{1}, idx_t{10}, idx_t{100}, data.n + 1}) {
     TopK expected(k), got(k);
-    for (std::size_t p = 0; p < probed.size(); ++p)
+    idx_t scanned = 0;
+    auto done = [&] { return limits.max_codes > 0 && scanned >= limits.max_codes; };
+    for (std::size_t p = 0; p < probed.size() && !done(); ++p)
       for (idx_t o = 0; probed[p] >= 0 && o < lists.list(probed[p]).size(); ++o) {
-        if (selected && !selected[data.begin[probed[p]] + o]) continue;
+        if (!limits.whole_lists && done()) break;
+        if (filter && !filter->accepts(lists.list(probed[p]).ids[o])) continue;
+        ++scanned;
         lists.read_code(probed[p], o, code.data());
         float sum = 0;
         for (int m = 0; m < lists.M(); ++m) sum += lut[m * K + code[m]];
@@ -59,8 +70,10 @@ void check_scan(const Lists& data, const std::vector<float>& lut, const std::vec
         expected.push({(coarse[p] + sum) + list.bias[o], list.ids[o], probed[p], o});
       }
     LutU8 scratch;
-    scan_lists(lists, static_cast<idx_t>(probed.size()), probed.data(), coarse.data(), lut.data(),
-               {selected, data.begin.data()}, scratch, got);
+    const Selection selection(filter, lists.nlist());
+    scan_lists(
+        {lists, selection, limits, static_cast<idx_t>(probed.size()), probed.data(), coarse.data()},
+        lut.data(), scratch, got);
     CHECK(keys(got) == keys(expected));
   }
 }
@@ -74,12 +87,11 @@ TEST_CASE("shortlist: what float scores of every code give, ties and selections 
     CAPTURE(M);
     const idx_t size = idx_t{M} * K;
     std::vector<float> coarse = rng.floats(7, 100);
-    std::vector<std::uint8_t> some, none(n, 0);
-    for (idx_t i = 0; i < n; ++i) some.push_back(i % 100 == 0 ? 255 : 0);
+    const SomeIds few(0), half(n / 4), all(n);
     auto check_all = [&](const std::vector<float>& lut, const std::vector<float>& bias) {
       const Lists data(rng, M, bias);
-      const std::uint8_t* const selections[] = {nullptr, some.data(), none.data()};
-      for (const std::uint8_t* selected : selections) check_scan(data, lut, coarse, selected);
+      for (const SomeIds* filter : {static_cast<const SomeIds*>(nullptr), &few, &half, &all})
+        check_scan(data, lut, coarse, filter);
     };
     SUBCASE("random") { check_all(rng.floats(size, 30), rng.floats(n, 50)); }
     SUBCASE("few distinct scores") {
@@ -128,6 +140,45 @@ TEST_CASE("shortlist: what float scores of every code give, ties and selections 
       check_all(lut, rng.floats(n));
     }
   }
+}
+
+TEST_CASE("shortlist: it ends after max_codes selected codes, or with the list they are in") {
+  test::Rng rng;
+  const idx_t n = 1000;
+  const Lists data(rng, 4, rng.floats(n));  // the first list probed has 807 entries
+  const auto lut = rng.floats(4 * K), coarse = rng.floats(7);
+  const SomeIds few(0), half(n / 4);
+  for (bool whole_lists : {false, true})
+    for (idx_t max_codes : {1, 63, 64, 65, 500, 806, 807, 808, 871, 872, 5000})
+      for (const SomeIds* filter : {static_cast<const SomeIds*>(nullptr), &few, &half})
+        check_scan(data, lut, coarse, filter, {max_codes, whole_lists});
+}
+
+TEST_CASE("range collector: batches, and the best outside where few are inside") {
+  std::vector<Candidate> taken;
+  idx_t largest = 0;
+  auto collect = [&](float radius, idx_t n_short, idx_t n) {
+    taken.clear();
+    RangeCollector found(radius, n_short, [&](const RangeCollector::Batch& batch) {
+      largest = std::max(largest, static_cast<idx_t>(batch.size()));
+      taken.insert(taken.end(), batch.begin(), batch.end());
+    });
+    for (idx_t i = 0; i < n; ++i) {
+      const float score = static_cast<float>(i * 7919 % n);  // a permutation, for n = 5000
+      if (score <= found.threshold()) found.push({score, i, 0, i});
+    }
+    found.finish();
+    std::sort(taken.begin(), taken.end());
+    for (std::size_t i = 0; i < taken.size(); ++i) CHECK(taken[i].score == static_cast<float>(i));
+    return static_cast<idx_t>(taken.size());
+  };
+  CHECK(collect(4000, 0, 5000) == 4000);
+  CHECK(collect(4000, 100, 5000) == 4000);
+  CHECK(collect(3, 100, 5000) == 100);
+  CHECK(collect(3, 0, 5000) == 3);
+  CHECK(collect(0, 0, 5000) == 0);
+  CHECK(collect(0, 10000, 5000) == 5000);
+  CHECK(largest <= 1024);
 }
 
 TEST_CASE("lut_u8: bounds from below, and no closer than they must be") {

@@ -1,0 +1,94 @@
+"""faiss's ID selectors, for the extension.
+
+A `faiss.IDSelector` is a C++ object whose first virtual function is `is_member`, so that the
+extension can ask it without Python. Python is asked only by selectors that are written in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import faiss
+import numpy as np
+
+from . import _core
+
+_NATIVE = tuple(
+    getattr(faiss, f"IDSelector{kind}")
+    for kind in (
+        "Range",
+        "Batch",
+        "Array",
+        "Bitmap",
+        "Not",
+        "And",
+        "Or",
+        "XOr",
+        "All",
+        "Translated",
+    )
+    if hasattr(faiss, f"IDSelector{kind}")
+)
+_CALLBACK = getattr(faiss, "PyCallbackIDSelector", ())
+
+
+def id_filter(sel: Any, n_threads: int) -> tuple[_core.IdFilter | None, int]:
+    """The filter of a `faiss.IDSelector` (None: all ids), and with how many threads to search.
+
+    A selector that calls Python is asked by one thread only, the caller's: there its exceptions,
+    and Ctrl-C, are raised as they are. `sel` must outlive the filter.
+    """
+    if sel is None or type(sel) is faiss.IDSelectorAll:
+        return None, n_threads
+    if type(sel) is faiss.IDSelectorRange:
+        return _core.IdFilter.range(sel.imin, sel.imax), n_threads
+    if not _is_native(sel) or not _layout_is_known():
+        return _core.IdFilter.python(sel.is_member), 1
+    return _core.IdFilter.faiss(_address(sel)), 1 if _calls_python(sel) else n_threads
+
+
+def selector_of(params: Any) -> Any:
+    """The selector of `faiss.SearchParameters` as it was given: the attribute has lost its type."""
+    kept = getattr(params, "_sp_field_refs", {}).values()  # faiss 1.15; before: referenced_objects
+    for given in (*kept, *getattr(params, "referenced_objects", ())):
+        if isinstance(given, faiss.IDSelector) and _address(given) == _address(params.sel):
+            return given
+    return params.sel
+
+
+def _address(sel: Any) -> int:
+    return int(sel.this)
+
+
+def _is_native(sel: Any) -> bool:
+    """Not a subclass made in Python, whose is_member C++ does not see; a plain IDSelector is what
+    swig makes of a pointer."""
+    return type(sel) in (*_NATIVE, _CALLBACK, faiss.IDSelector)
+
+
+def _calls_python(sel: Any) -> bool:
+    if _CALLBACK and isinstance(sel, _CALLBACK):
+        return True
+    return any(_calls_python(s) for s in _flat(getattr(sel, "referenced_objects", ())))
+
+
+def _flat(references: Any) -> Iterable[Any]:
+    for one in references:
+        if isinstance(one, (list, tuple)):
+            yield from _flat(one)
+        else:
+            yield one
+
+
+@cache
+def _layout_is_known() -> bool:
+    """Whether C++ and Python agree on selectors whose answers are known."""
+    ids = np.array([-4, 0, 2, 3, 5, 1 << 40])
+    inner = faiss.IDSelectorRange(2, 5)
+    for sel in (inner, faiss.IDSelectorNot(inner), faiss.IDSelectorBatch(ids[:2])):
+        expected = [bool(sel.is_member(int(i))) for i in ids]
+        if _core.IdFilter.faiss(_address(sel)).accept(ids).tolist() != expected:
+            return False
+    return True
