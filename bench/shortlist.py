@@ -6,6 +6,9 @@ the vectors that those codes stand for. Every search runs with the same nprobe, 
 threads, best of several repeats. R@k: the fraction of queries whose true nearest neighbour is in
 the shortlist of k.
 
+Then single queries, median and 99th percentile; and what selectors cost: the time of the batch with
+one, relative to the time without.
+
     python bench/shortlist.py --index filled.fqi --query query.npy --groundtruth groundtruth.npy
 """
 
@@ -41,6 +44,7 @@ def arguments() -> argparse.Namespace:
     add("--k", type=int, default=100)
     add("--threads", type=int, nargs="+", default=[1, 2])
     add("--repeats", type=int, default=3)
+    add("--latency-nprobe", type=int, default=16, help="for single queries (default: 16)")
     add("--slow-queries", type=int, default=1000, help="queries to time RQ with (default: 1000)")
     return parser.parse_args()
 
@@ -51,17 +55,14 @@ def main() -> None:
     queries = read_vectors(args.query)[: args.n_query].astype(np.float32)
     groundtruth = read_groundtruth(args.groundtruth)[0][: args.n_query]
     state = index.state()[1]
-    methods = {
-        "QINCo": partial(
-            index.search, params=fq.SearchParametersIVFQINCo(nprobe=args.nprobe, nshort=0)
-        )
-    }
+    index.nprobe, index.nshort = args.nprobe, 0
+    methods: dict[str, Any] = {"QINCo": index}
     code = f"{index.M}x{index.nbits}"
     rq_name, pq_name = f"IVF{index.nlist},RQ{code}_Nqint8", f"IVF{index.nlist},PQ{code}"
     for name, build in ((rq_name, same_codes), (pq_name, same_vectors)):
         theirs = build(name, index.d, state)
         theirs.nprobe = args.nprobe
-        methods[name] = theirs.search
+        methods[name] = theirs
 
     print(
         f"{index.ntotal} vectors, d {index.d}, nprobe {args.nprobe}, k {args.k}, "
@@ -71,7 +72,8 @@ def main() -> None:
     for threads in args.threads:
         set_threads(threads)
         ours = 0.0
-        for name, search in methods.items():
+        for name, method in methods.items():
+            search = method.search
             rows = queries[: args.slow_queries] if name == rq_name else queries
             qps, I = measure(partial(search, rows, args.k), len(rows), args.repeats)
             if len(I) < len(queries):
@@ -79,6 +81,55 @@ def main() -> None:
             recall = recall_at(I, groundtruth, (args.k,))[args.k]
             ours = ours or qps
             print(f"{threads:7} {name:24} {qps:10.0f} {ours / qps:8.1f}x {recall:7.4f}")
+    set_threads(1)
+    latency(methods, queries, args)
+    selectors(index, queries, args)
+
+
+def latency(methods: dict[str, Any], queries: np.ndarray, args: argparse.Namespace) -> None:
+    print(f"\n{f'one query, nprobe {args.latency_nprobe}':32} {'median':>9} {'99 %':>9}  QINCo is")
+    ours = 0.0
+    for name, method in methods.items():
+        method.nprobe = args.latency_nprobe
+        times = []
+        for q in queries[:1000, None]:
+            start = time.perf_counter()
+            method.search(q, 10)
+            times.append(time.perf_counter() - start)
+        median, worst = np.percentile(times, (50, 99)) * 1e6
+        ours = ours or median
+        print(f"{name:32} {median:6.0f} µs {worst:6.0f} µs {median / ours:8.1f}x")
+        method.nprobe = args.nprobe
+
+
+def selectors(index: Any, queries: np.ndarray, args: argparse.Namespace) -> None:
+    n, rng = index.ntotal, np.random.default_rng(0)
+
+    def bitmap(share: float) -> Any:
+        return faiss.IDSelectorBitmap(np.packbits(rng.random(n) < share, bitorder="little"))
+
+    batches = (len(queries), 100, 1)
+    print(f"\n{'time with a selector, without: 1':32}" + "".join(f"{b:7}q" for b in batches))
+    chosen = {
+        "range, everything": faiss.IDSelectorRange(0, n),
+        "bitmap, everything": bitmap(1),
+        "bitmap, 10 %": bitmap(0.1),
+        "bitmap, 1 %": bitmap(0.01),
+        "batch, 1 %": faiss.IDSelectorBatch(np.flatnonzero(rng.random(n) < 0.01)),
+    }
+    base: list[float] = []
+    for name, sel in {"none": None, **chosen}.items():
+        params = fq.SearchParametersIVFQINCo(nprobe=args.nprobe, nshort=0, sel=sel)
+        qps = [
+            measure(
+                partial(index.search, queries[:batch], args.k, params=params),
+                batch,
+                args.repeats if batch > 1 else 100,
+            )[0]
+            for batch in batches
+        ]
+        base = base or qps
+        print(f"{name:32}" + "".join(f"{b / q:8.2f}" for b, q in zip(base, qps, strict=True)))
 
 
 def measure(search: Any, n: int, repeats: int) -> tuple[float, np.ndarray]:

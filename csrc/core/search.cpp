@@ -80,11 +80,32 @@ void probe(const SearchArgs& a, idx_t begin, idx_t nq, idx_t nprobe, Worker& w) 
   }
 }
 
+// As many threads as the caller allows, but one where all the work is less than that is worth:
+// to start one costs tens of µs. `n_short`: vectors to decode for a query.
+Execution worth_threads(const SearchArgs& a, idx_t n_short, const Execution& run) {
+  constexpr double kPerMicrosecond = 8000;  // multiply-adds, table look-ups: of a slow CPU
+  const InvertedLists& lists = a.lists;
+  const auto d = static_cast<double>(a.tables.d()), M = static_cast<double>(lists.M());
+  const auto nlist = static_cast<double>(lists.nlist());
+  const double probed = std::min(static_cast<double>(a.nprobe) / nlist, 1.0);
+  double work = d * M * lists.K() + probed * static_cast<double>(lists.ntotal()) * M * 8;
+  if (!a.coarse_list_no) work += nlist * d;
+  if (a.nshort > 0) {
+    const QincoWeights& w = *a.weights;
+    const auto d_e = static_cast<double>(w.d_e());
+    work +=
+        static_cast<double>(n_short) * M * d_e * (2 * d + 2.0 * double(w.L()) * double(w.d_h()));
+  }
+  Execution result = run;
+  if (static_cast<double>(a.n) * work < run.min_work * kPerMicrosecond) result.n_threads = 1;
+  return result;
+}
+
 }  // namespace
 
 SearchStats search_stats;
 
-void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
+void search(const SearchArgs& a, float* D, idx_t* I, const Execution& allowed) {
   check_args(a);
   const InvertedLists& lists = a.lists;
   const idx_t d = a.tables.d(), lut_size = idx_t{lists.M()} * lists.K();
@@ -94,6 +115,7 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& run) {
   const idx_t k = std::clamp<idx_t>(a.k, 1, std::max<idx_t>(lists.ntotal(), 1));
   const idx_t n_short = std::clamp<idx_t>(a.nshort, k, std::max<idx_t>(lists.ntotal(), k));
 
+  const Execution run = worth_threads(a, n_short, allowed);
   const Selection selection(a.filter, lists.nlist());
 
   // Small enough for all workers and for Ctrl-C; large enough that the tables are one product and

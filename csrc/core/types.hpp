@@ -20,6 +20,7 @@ constexpr int kScanBlock = 64;  // vectors in one scan block
 struct Execution {
   int n_threads = 1;
   std::function<bool()> interrupted = {};
+  double min_work = 200;  // µs of estimated work below which a search starts no thread
 };
 
 }  // namespace fq

@@ -316,9 +316,7 @@ class _QINCoIndex(ABC):
         return self._search(trained, x, k, params, *self._probed(x, params), D, I)
 
     def _resolve(self, params: Any) -> SearchParametersIVFQINCo:
-        resolved = resolve_params(
-            params, self._nprobe_default(), self._nshort, self._exit_margin
-        )
+        resolved = resolve_params(params, self._nprobe_default(), self._nshort, self._exit_margin)
         if resolved.nprobe == 0:
             raise RuntimeError("nprobe: expected at least 1, got 0")
         return resolved
@@ -336,6 +334,7 @@ class _QINCoIndex(ABC):
     ) -> tuple[np.ndarray, np.ndarray]:
         filter, n_threads = id_filter(params.sel, get_num_threads())
         full = params.ensure_topk_full and params.max_codes > 0
+        exit_margin = params.exit_margin or 0.0
         new_D, new_I = _core.search(
             self.lists,
             trained.centroids,
@@ -352,8 +351,8 @@ class _QINCoIndex(ABC):
             max(params.max_codes, k) if full else params.max_codes,
             full,
             n_threads,
-            trained.early_exit if np.isfinite(params.exit_margin) else None,
-            params.exit_margin,
+            trained.early_exit if np.isfinite(exit_margin) else None,
+            exit_margin,
         )
         return filled(D, new_D), filled(I, new_I)
 
@@ -679,8 +678,10 @@ class IndexIVFQINCo(_QINCoIndex):
 
     def _flat(self) -> bool:
         """Whether the extension can take the quantizer's place."""
-        quantizer = faiss.downcast_index(self.quantizer)
+        quantizer = self.quantizer
         kinds = (faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP)
+        if type(quantizer) not in kinds:  # a pointer from C++, perhaps
+            quantizer = faiss.downcast_index(quantizer)
         return type(quantizer) in kinds and quantizer.metric_type == self.metric_type
 
     def _list_numbers(self, x: np.ndarray, centroids: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ struct Result {
 Result run_search(const SearchArgs& args, int n_threads = 1) {
   const auto size = static_cast<std::size_t>(args.n * args.k);
   Result r{std::vector<float>(size), std::vector<idx_t>(size)};
-  search(args, r.D.data(), r.I.data(), {n_threads});
+  search(args, r.D.data(), r.I.data(), {n_threads, {}, 0});
   return r;
 }
 
