@@ -137,15 +137,17 @@ class _QINCoIndex(ABC):
         bias : 4 per vector.
         ids : per vector none where the ids of a list are 0, 1, 2 … (a flat index that numbers
             by itself), else 4, 5 (ids up to 2^40) or 8, each list what its widest id needs.
-        centroids, tables, codec : float32 centroids, additive codebooks and their transposed
-            copy, weights of the networks. What a coarse quantizer holds itself is not counted.
+        centroids, tables, codec : float32 centroids, additive codebooks with those of early exit
+            and their copies, weights of the networks. What a coarse quantizer holds itself is not
+            counted.
         total : their sum; per_vector: total / ntotal, 0.0 for an empty index.
         """
         parts: dict[str, float] = dict(self.lists.memory())
         parts |= dict.fromkeys(("centroids", "tables", "codec"), 0)
         if self._trained is not None:
             parts["centroids"] = self._trained.centroids.nbytes
-            parts["tables"] = 3 * self._trained.additive.nbytes
+            tails = sum(c.tail.nbytes for c in self._trained.checkpoints)
+            parts["tables"] = 3 * self._trained.additive.nbytes + 2 * tails
             parts["codec"] = sum(t.nbytes for t in self._trained.codec.tensors.values())
         total = sum(parts.values())
         return parts | {"total": total, "per_vector": total / self.ntotal if self.ntotal else 0.0}

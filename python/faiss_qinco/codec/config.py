@@ -92,6 +92,9 @@ PRESETS = {
 }
 
 
+GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA on Linux and in WSL, ROCm
+
+
 def resolve_config(config: str | QINCoConfig, device: str = "auto") -> QINCoConfig:
     """A preset's name, "auto" or a config -> a config.
 
@@ -114,6 +117,8 @@ def resolve_device(device: str) -> str:
     """ "auto" -> "cuda" where torch sees a GPU, else "cpu"; other names are kept."""
     if device != "auto":
         return device
+    if not any(os.path.exists(node) for node in GPU_NODES):
+        return "cpu"  # known without torch, whose import takes seconds
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
