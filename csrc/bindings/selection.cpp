@@ -78,6 +78,14 @@ void bind_selection(py::module_& m) {
           },
           arg("begin"), arg("end"), "begin <= id < end.")
       .def_static(
+          "bitmap",
+          [](std::uint64_t n, std::uintptr_t address) -> std::unique_ptr<IdFilter> {
+            return std::make_unique<BitmapFilter>(n,
+                                                  reinterpret_cast<const std::uint8_t*>(address));
+          },
+          arg("n"), arg("address"),
+          "Bit id % 8 of byte id // 8 of the n bytes at an address. Not checked.")
+      .def_static(
           "faiss",
           [](std::uintptr_t address) -> std::unique_ptr<IdFilter> {
             return std::make_unique<FaissFilter>(address);

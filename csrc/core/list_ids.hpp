@@ -26,6 +26,17 @@ class ListIds {
     }
   }
 
+  // Calls f with a function from i to the i-th id that does not look at the width.
+  template <class F>
+  void visit(F f) const {
+    switch (width_) {
+      case 0: return f([](idx_t i) { return i; });
+      case 4: return f([this](idx_t i) { return low_bytes<4>(i); });
+      case 5: return f([this](idx_t i) { return low_bytes<5>(i); });
+      default: return f([this](idx_t i) { return low_bytes<8>(i); });
+    }
+  }
+
   // The bytes that `id` needs at `offset`.
   static int width_for(idx_t id, idx_t offset) {
     if (id == offset) return 0;

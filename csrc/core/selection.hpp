@@ -23,12 +23,14 @@ class IdFilter {
 // What accept() of a filter does, from one question per id.
 template <class Accepts>
 void accept_each(const ListIds& ids, std::uint64_t* words, Accepts accepts) {
-  for (idx_t i = 0; i < ids.size(); ++words) {
-    std::uint64_t word = 0;
-    for (idx_t end = std::min(i + kScanBlock, ids.size()), bit = 0; i < end; ++i, ++bit)
-      word |= std::uint64_t{accepts(ids[i])} << bit;
-    *words = word;
-  }
+  ids.visit([&](auto id_at) {
+    for (idx_t i = 0; i < ids.size(); ++words) {
+      std::uint64_t word = 0;
+      for (idx_t end = std::min(i + kScanBlock, ids.size()), bit = 0; i < end; ++i, ++bit)
+        word |= std::uint64_t{accepts(id_at(i))} << bit;
+      *words = word;
+    }
+  });
 }
 
 // begin <= id < end.
@@ -41,6 +43,22 @@ class RangeFilter : public IdFilter {
 
  private:
   idx_t begin_, end_;
+};
+
+// As faiss::IDSelectorBitmap: bit id % 8 of byte id / 8 of n bytes, which must outlive the filter.
+class BitmapFilter : public IdFilter {
+ public:
+  BitmapFilter(std::uint64_t n, const std::uint8_t* bitmap) : n_(n), bitmap_(bitmap) {}
+  void accept(const ListIds& ids, std::uint64_t* words) const override {
+    accept_each(ids, words, [this](idx_t id) {
+      const auto byte = static_cast<std::uint64_t>(id) >> 3;  // a negative id is beyond any n
+      return byte < n_ && (bitmap_[byte] >> (id & 7) & 1) != 0;
+    });
+  }
+
+ private:
+  std::uint64_t n_;
+  const std::uint8_t* bitmap_;
 };
 
 class Selection {

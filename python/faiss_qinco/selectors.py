@@ -44,6 +44,9 @@ def id_filter(sel: Any, n_threads: int) -> tuple[_core.IdFilter | None, int]:
         return None, n_threads
     if type(sel) is faiss.IDSelectorRange:
         return _core.IdFilter.range(sel.imin, sel.imax), n_threads
+    if type(sel) is faiss.IDSelectorBitmap:
+        bitmap: Any = sel  # the attribute is swig's
+        return _core.IdFilter.bitmap(bitmap.n, int(bitmap.bitmap)), n_threads
     if not _is_native(sel) or not _layout_is_known():
         return _core.IdFilter.python(sel.is_member), 1
     return _core.IdFilter.faiss(_address(sel)), 1 if _calls_python(sel) else n_threads

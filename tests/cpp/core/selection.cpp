@@ -41,8 +41,8 @@ TEST_CASE("selection: the bits of a filter, at every edge size") {
     }
     const ListIds list = list_of(ids);
     const RangeFilter range(-7, 20);
-    for (const IdFilter* filter :
-         {static_cast<const IdFilter*>(&set), static_cast<const IdFilter*>(&range)}) {
+    const IdFilter* const filters[] = {&set, &range};
+    for (const IdFilter* filter : filters) {
       const Selection selection(filter, 2);
       const std::uint64_t* words = selection.words(1, list);
       for (idx_t i = 0; i < (n + 63) / 64 * 64; ++i)
@@ -52,6 +52,30 @@ TEST_CASE("selection: the bits of a filter, at every edge size") {
     CHECK(set.asked == 1);
   }
   CHECK(Selection(nullptr, 5).words(3, list_of({1})) == nullptr);
+}
+
+TEST_CASE("selection: bitmaps and ranges of ids of every width") {
+  const std::vector<std::uint8_t> bits{0b10000001, 0, 0b00000100};  // 0, 7 and 18
+  const BitmapFilter bitmap(bits.size(), bits.data());
+  for (idx_t wide : {idx_t{23}, idx_t{1} << 33, idx_t{1} << 50, idx_t{-1}}) {
+    const std::vector<idx_t> ids{0, 1, 7, 8, 18, 24, wide};
+    ListIds list;
+    list.reserve(7, ListIds::width_for(wide, 6));
+    list.reserve(7, 4);
+    for (idx_t id : ids) list.push_back(id);
+    std::uint64_t word = 0;
+    bitmap.accept(list, &word);
+    CHECK(word == 0b0010101);
+    RangeFilter(7, 19).accept(list, &word);
+    CHECK(word == 0b0011100);
+    RangeFilter(wide, wide + 1).accept(list, &word);
+    CHECK(word == 0b1000000);
+  }
+  ListIds offsets;  // no bytes at all
+  for (idx_t i = 0; i < 20; ++i) offsets.push_back(i);
+  std::uint64_t word = 0;
+  bitmap.accept(offsets, &word);
+  CHECK(word == ((1u << 18) | 129u));
 }
 
 TEST_CASE("selection: a filter that throws is asked again by the next call") {
