@@ -8,8 +8,10 @@
 namespace fq {
 namespace {
 
-// Of a query's candidates ranked in bf16, so many more than k are decoded in float32.
+// Of a query's candidates ranked in bf16, so many more than k are decoded in float32; where that
+// would be more than half of them, all are. Each query decides alone, whatever its batch.
 constexpr idx_t kMore = 8;
+idx_t worth_ranking(idx_t k) { return 2 * (k + kMore) + 1; }
 
 class BlockReranker {
  public:
@@ -58,18 +60,24 @@ class BlockReranker {
       exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i));
       s_.entries[i].candidate.score = score(i);
     }
-    drop(k, [&](float kth, idx_t query) {
+    drop(k, k + 1, [&](float kth, idx_t query) {
       return exit_bound(kth, margin * checkpoint.margin, q_ + query * w_.d(), w_.d(), metric_);
     });
   }
 
-  // Drops all but the best k of each query, once all codes are decoded.
-  void drop_all_but(idx_t k) {
+  bool any_query_with(idx_t n_entries) const {
+    for (idx_t i = n_entries - 1; i < n(); ++i)
+      if (s_.entries[i].query == s_.entries[i - n_entries + 1].query) return true;
+    return false;
+  }
+
+  // Drops all but the best k + kMore of each query that has more to rank, once all is decoded.
+  void drop_ranked(idx_t k) {
     for (idx_t i = 0; i < n(); ++i) {
       original(i);
       s_.entries[i].candidate.score = score(i);
     }
-    drop(k, [](float kth, idx_t) { return kth; });
+    drop(k + kMore, worth_ranking(k), [](float kth, idx_t) { return kth; });
   }
 
   void finish(std::vector<TopK>& results) {
@@ -81,9 +89,10 @@ class BlockReranker {
   }
 
  private:
-  // Drops the entries whose score exceeds what bound(k-th best, query) says.
+  // Of queries with at least n_entries, drops the entries whose score exceeds what
+  // bound(k-th best, query) says.
   template <class Bound>
-  void drop(idx_t k, Bound bound) {
+  void drop(idx_t k, idx_t n_entries, Bound bound) {
     idx_t kept = 0;
     for (idx_t begin = 0, end; begin < n(); begin = end) {
       const idx_t query = s_.entries[begin].query;
@@ -91,7 +100,7 @@ class BlockReranker {
       for (end = begin; end < n() && s_.entries[end].query == query; ++end)
         s_.scores.push_back(s_.entries[end].candidate.score);
       float limit = std::numeric_limits<float>::infinity();
-      if (end - begin > k) {
+      if (end - begin >= n_entries) {
         const auto kth = s_.scores.begin() + static_cast<std::ptrdiff_t>(k) - 1;
         std::nth_element(s_.scores.begin(), kth, s_.scores.end());
         limit = bound(*kth, query);
@@ -144,10 +153,9 @@ void rerank_block(const InvertedLists& lists, const QincoWeights& weights, const
       block.drop(*exit, checkpoint, margin, k);
     }
   if (block.in_bf16()) {
-    // Where most would be decoded again, the detour does not pay.
-    if (block.n() > 2 * nq * (k + kMore)) {
+    if (block.any_query_with(worth_ranking(k))) {
       block.decode_to(lists.M());
-      block.drop_all_but(k + kMore);
+      block.drop_ranked(k);
     }
     block.restart(false);
   }

@@ -209,6 +209,12 @@ TEST_CASE("search: weights in bf16 choose, float32 says how far") {
     args.weights = &rounded;
     CHECK(run_search(args) == exact);  // eight more than k make up for the rounding
     CHECK(run_search(args, 3) == exact);
+    SearchArgs one = args;
+    one.n = 1;
+    for (idx_t i = 0; i < args.n; ++i, one.q += Index::d) {
+      const Result alone = run_search(one);
+      CHECK(std::equal(alone.I.begin(), alone.I.end(), exact.I.begin() + i * args.k));
+    }
   }
 }
 
