@@ -252,7 +252,8 @@ def pack_weights(
         m += 1
         W = step["concat.mlp.weight"]
         if config.low_rank:
-            W = np.einsum("er,rd", W, step["concat.down.weight"])  # no BLAS: its threads would spin
+            # Without BLAS, whose threads would go on spinning beside those of the encoder.
+            W = np.einsum("er,rd->ed", W, step["concat.down.weight"])
         up = [step[f"blocks.{i}.up.weight"] for i in range(L)]
         down = [step[f"blocks.{i}.down.weight"] for i in range(L)]
         packed.add_step(
