@@ -62,9 +62,8 @@ py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>
                          idx_t nshort, int metric, const IdFilter* filter, idx_t max_codes,
                          bool whole_lists, int n_threads, const EarlyExit* early_exit,
                          float exit_margin) {
-  SearchArgs args =
-      search_args(lists, centroids, coarse_list_no, coarse_score, tables, weights, q, k, nprobe,
-                  nshort, metric, filter, {max_codes, whole_lists});
+  SearchArgs args = search_args(lists, centroids, coarse_list_no, coarse_score, tables, weights, q,
+                                k, nprobe, nshort, metric, filter, {max_codes, whole_lists});
   args.early_exit = early_exit;
   args.exit_margin = exit_margin;
   Floats D({args.n, k});
@@ -149,8 +148,8 @@ void bind_search(py::module_& m) {
       "search", search_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
       arg("coarse_score"), arg("tables"), arg("weights"), arg("q"), arg("k"), arg("nprobe"),
       arg("nshort"), arg("metric"), arg("filter") = py::none(), arg("max_codes") = 0,
-      arg("whole_lists") = false, arg("n_threads") = 1,
-      arg("early_exit") = py::none(), arg("exit_margin") = 1.0f,
+      arg("whole_lists") = false, arg("n_threads") = 1, arg("early_exit") = py::none(),
+      arg("exit_margin") = 1.0f,
       "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) float32: "
       "squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX (L2) or -FLT_MAX "
       "and -1; a query with a NaN or an inf gives padding only.\n\n"
