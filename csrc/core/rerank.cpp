@@ -21,17 +21,17 @@ class BlockReranker {
 
   void start(const InvertedLists& lists, std::vector<TopK>& shortlists, idx_t nq) {
     s_.entries.clear();
-    s_.list_no.clear();
     for (idx_t i = 0; i < nq; ++i)
-      for (const Candidate& c : shortlists[i].sorted()) {
-        s_.entries.push_back({i, c});
-        s_.list_no.push_back(c.list_no);
-      }
+      for (const Candidate& c : shortlists[i].sorted()) s_.entries.push_back({i, c});
+    s_.n_entries += n();
+    s_.list_no.resize(s_.entries.size());
     s_.codes.resize(static_cast<std::size_t>(n() * M_));
     s_.x.resize(static_cast<std::size_t>(n() * dp_));
     s_.original.resize(static_cast<std::size_t>(w_.d()));
-    for (idx_t i = 0; i < n(); ++i)
-      lists.read_code(s_.list_no[i], s_.entries[i].candidate.offset, s_.codes.data() + i * M_);
+    for (idx_t i = 0; i < n(); ++i) {
+      const Candidate& c = s_.entries[i].candidate;
+      lists.read_code(c.list_no, c.offset, s_.codes.data() + i * M_);
+    }
     restart(w_.in_bf16());
   }
 

@@ -21,7 +21,8 @@ struct RerankScratch {
   std::vector<float> original, scores;  // one vector; the scores of one query
   std::vector<idx_t> list_no;
   DecodeScratch decode;
-  idx_t n_steps = 0, n_steps_saved = 0;  // networks run, and not run for early exit; they add up
+  // These add up: entries, networks run for them, and not run for early exit.
+  idx_t n_entries = 0, n_steps = 0, n_steps_saved = 0;
 };
 
 // q: (nq, d). Pushes the entries of shortlists[i] into results[i] with their exact scores: all of

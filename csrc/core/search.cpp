@@ -150,14 +150,13 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& allowed) {
     if (a.nshort > 0) {
       w.results.resize(static_cast<std::size_t>(nq));
       for (TopK& result : w.results) result.reset(k);
-      w.rerank.n_steps = w.rerank.n_steps_saved = 0;
+      w.rerank.n_entries = w.rerank.n_steps = w.rerank.n_steps_saved = 0;
       rerank_block(lists, *a.weights, a.early_exit, a.exit_margin, nq, q, k, a.metric, w.shortlists,
                    w.results, w.rerank);
       best = &w.results;
       search_stats.n_steps += w.rerank.n_steps;
       search_stats.n_steps_saved += w.rerank.n_steps_saved;
-      for (TopK& shortlist : w.shortlists)
-        search_stats.n_reranked += static_cast<idx_t>(shortlist.sorted().size());
+      search_stats.n_reranked += w.rerank.n_entries;
     }
 
     for (idx_t i = 0; i < nq; ++i) {

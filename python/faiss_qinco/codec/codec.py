@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .training import TrainingReport
 
 ENCODE_BATCH = 1024
+
+Tensor = TypeVar("Tensor")  # numpy's or torch's
 
 
 class QINCoCodec:
@@ -248,7 +250,7 @@ def pack_weights(
     packed = _core.QincoWeights(nbits, ivf, not config.qinco1, mean, std, tensors["base"])
     L, d_e, d_h = config.L, config.width(len(mean)), config.d_h
     m = 0
-    while step := _part(tensors, f"steps.{m}."):
+    while step := with_prefix(tensors, f"steps.{m}."):
         m += 1
         W = step["concat.mlp.weight"]
         if config.low_rank:
@@ -269,7 +271,8 @@ def pack_weights(
     return packed
 
 
-def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name starts with the prefix, by the rest of the name."""
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 

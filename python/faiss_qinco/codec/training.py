@@ -23,7 +23,7 @@ from torch.nn.functional import embedding
 from .. import _core
 from ..storage.container import read_tensors, write_tensors
 from ..threads import get_num_threads
-from .codec import pack_weights
+from .codec import pack_weights, with_prefix
 from .config import QINCoConfig, TrainingConfig, resolve_device
 from .encoding import beam_encode, chunks, compile_steps
 from .model import QINCo
@@ -375,9 +375,9 @@ class _Run:
                 "remove it or name another"
             )
         tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
-        self.model.load_state_dict(_part(tensors, "model."))
-        self.best_state = _part(tensors, "best.")
-        self.moments = _part(tensors, "optimizer.")
+        self.model.load_state_dict(with_prefix(tensors, "model."))
+        self.best_state = with_prefix(tensors, "best.")
+        self.moments = with_prefix(tensors, "optimizer.")
         self.used = tensors["used"]
         self.step, self.rq_mse = header["step"], header["rq_mse"]
         self.best = tuple(header["best"])
@@ -388,14 +388,10 @@ class _Run:
     def restore_optimizers(self) -> None:
         for o, optimizer in enumerate(self.optimizers):
             state = optimizer.state_dict()
-            for name, value in _part(self.moments, f"{o}.").items():
+            for name, value in with_prefix(self.moments, f"{o}.").items():
                 i, key = name.split(".")
                 state["state"].setdefault(int(i), {})[key] = value
             optimizer.load_state_dict(state)
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 class _progress:
