@@ -14,15 +14,17 @@ namespace {
 // with selectors whose answers are known before it hands over an address.
 using IsMember = bool (*)(const void* selector, idx_t id);
 
-class FaissFilter : public IdFilter {
+class FaissFilter final : public IdFilter {
  public:
-  explicit FaissFilter(std::uintptr_t address)
-      : selector_(reinterpret_cast<const void*>(address)),
+  FaissFilter(std::uintptr_t address, bool cheap)
+      : cheap_(cheap),
+        selector_(reinterpret_cast<const void*>(address)),
         is_member_(**static_cast<const IsMember* const*>(selector_)) {}
 
-  void accept(const ListIds& ids, std::uint64_t* words) const override {
+  bool is_cheap() const override { return cheap_; }
+  bool accepts(idx_t id) const override {
     try {
-      accept_each(ids, words, [this](idx_t id) { return is_member_(selector_, id); });
+      return is_member_(selector_, id);
     } catch (...) {
       // A Python callback raised: its error is better than faiss's, which only says that.
       const py::gil_scoped_acquire gil;
@@ -31,12 +33,17 @@ class FaissFilter : public IdFilter {
     }
   }
 
+  void accept(const ListIds& ids, std::uint64_t* words) const override {
+    accept_each(ids, words, [this](idx_t id) { return accepts(id); });
+  }
+
  private:
+  bool cheap_;
   const void* selector_;
   IsMember is_member_;
 };
 
-class PythonFilter : public IdFilter {
+class PythonFilter final : public IdFilter {
  public:
   explicit PythonFilter(py::function is_member) : is_member_(std::move(is_member)) {}
   ~PythonFilter() override {
@@ -44,9 +51,14 @@ class PythonFilter : public IdFilter {
     is_member_.release().dec_ref();
   }
 
+  bool accepts(idx_t id) const override {
+    const py::gil_scoped_acquire gil;
+    return is_member_(id).cast<bool>();
+  }
+
   void accept(const ListIds& ids, std::uint64_t* words) const override {
     const py::gil_scoped_acquire gil;
-    accept_each(ids, words, [this](idx_t id) { return is_member_(id).cast<bool>(); });
+    accept_each(ids, words, [this](idx_t id) { return accepts(id); });
   }
 
  private:
@@ -87,11 +99,12 @@ void bind_selection(py::module_& m) {
           "Bit id % 8 of byte id // 8 of the n bytes at an address. Not checked.")
       .def_static(
           "faiss",
-          [](std::uintptr_t address) -> std::unique_ptr<IdFilter> {
-            return std::make_unique<FaissFilter>(address);
+          [](std::uintptr_t address, bool cheap) -> std::unique_ptr<IdFilter> {
+            return std::make_unique<FaissFilter>(address, cheap);
           },
-          arg("address"),
-          "A faiss::IDSelector at an address, which must outlive the filter. Not checked.")
+          arg("address"), arg("cheap"),
+          "A faiss::IDSelector at an address, which must outlive the filter. Not checked. cheap: "
+          "whether it answers in nanoseconds.")
       .def_static(
           "python",
           [](py::function is_member) -> std::unique_ptr<IdFilter> {

@@ -101,6 +101,12 @@ Execution worth_threads(const SearchArgs& a, idx_t n_short, const Execution& run
   return result;
 }
 
+Selection select(const SearchArgs& a, idx_t nprobe) {
+  const auto probes = static_cast<double>(a.n) * static_cast<double>(nprobe);
+  const idx_t nlist = a.lists.nlist();
+  return {a.filter, nlist, probes / static_cast<double>(nlist), a.limits.max_codes > 0};
+}
+
 }  // namespace
 
 SearchStats search_stats;
@@ -116,7 +122,7 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& allowed) {
   const idx_t n_short = std::clamp<idx_t>(a.nshort, k, std::max<idx_t>(lists.ntotal(), k));
 
   const Execution run = worth_threads(a, n_short, allowed);
-  const Selection selection(a.filter, lists.nlist());
+  const Selection selection = select(a, nprobe);
 
   // Small enough for all workers and for Ctrl-C; large enough that the tables are one product and
   // small shortlists fill the decoder.
@@ -181,7 +187,7 @@ std::vector<RangeHits> range_search(const SearchArgs& a, float radius, const Exe
   const float sign = a.metric == Metric::L2 ? 1.0f : -1.0f;
   const idx_t nprobe = a.coarse_list_no ? a.nprobe : std::min(a.nprobe, lists.nlist());
   const idx_t n_short = std::min(a.nshort, lists.ntotal());
-  const Selection selection(a.filter, lists.nlist());
+  const Selection selection = select(a, nprobe);
 
   const idx_t block_size = std::clamp<idx_t>(a.n / (4 * std::max<idx_t>(run.n_threads, 1)), 1, 16);
   const idx_t n_blocks = (a.n + block_size - 1) / block_size;

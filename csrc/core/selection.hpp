@@ -1,9 +1,12 @@
-// Which stored vectors a call may return: a filter of ids, asked once per probed list for all
-// queries of the call, kept as bits beside the scan blocks.
+// Which stored vectors a call may return: a filter of ids, asked once per probed list and kept as
+// bits beside the scan blocks where many queries share the lists or few entries are accepted; else
+// only for what would enter a shortlist.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -12,49 +15,64 @@
 
 namespace fq {
 
+// Several threads may ask at once.
 class IdFilter {
  public:
   virtual ~IdFilter() = default;
+  virtual bool accepts(idx_t id) const = 0;
   // words: (ceil(ids.size() / 64)), overwritten. Bit i % 64 of words[i / 64] says whether ids[i] is
-  // accepted; the bits of the last word beyond the ids are zero. Several threads may ask at once.
+  // accepted; the bits of the last word beyond the ids are zero.
   virtual void accept(const ListIds& ids, std::uint64_t* words) const = 0;
+  // Whether to ask costs less than to scan a code.
+  virtual bool is_cheap() const { return false; }
 };
 
 // What accept() of a filter does, from one question per id.
 template <class Accepts>
 void accept_each(const ListIds& ids, std::uint64_t* words, Accepts accepts) {
   ids.visit([&](auto id_at) {
-    for (idx_t i = 0; i < ids.size(); ++words) {
+    for (idx_t begin = 0; begin < ids.size(); begin += kScanBlock, ++words) {
+      std::uint8_t accepted[kScanBlock] = {};  // bytes first: they do not wait for one another
+      const idx_t n = std::min<idx_t>(kScanBlock, ids.size() - begin);
+      for (idx_t i = 0; i < n; ++i) accepted[i] = accepts(id_at(begin + i)) ? 1 : 0;
       std::uint64_t word = 0;
-      for (idx_t end = std::min(i + kScanBlock, ids.size()), bit = 0; i < end; ++i, ++bit)
-        word |= std::uint64_t{accepts(id_at(i))} << bit;
+      for (int i = 0; i < kScanBlock; i += 8) {
+        std::uint64_t eight;
+        std::memcpy(&eight, accepted + i, 8);
+        // The product has the lowest bit of byte j at bit 56 + j, and carries nothing.
+        word |= (eight * 0x0102040810204080u >> 56) << i;
+      }
       *words = word;
     }
   });
 }
 
 // begin <= id < end.
-class RangeFilter : public IdFilter {
+class RangeFilter final : public IdFilter {
  public:
   RangeFilter(idx_t begin, idx_t end) : begin_(begin), end_(end) {}
+  bool accepts(idx_t id) const override { return id >= begin_ && id < end_; }
   void accept(const ListIds& ids, std::uint64_t* words) const override {
-    accept_each(ids, words, [this](idx_t id) { return id >= begin_ && id < end_; });
+    accept_each(ids, words, [this](idx_t id) { return accepts(id); });
   }
+  bool is_cheap() const override { return true; }
 
  private:
   idx_t begin_, end_;
 };
 
 // As faiss::IDSelectorBitmap: bit id % 8 of byte id / 8 of n bytes, which must outlive the filter.
-class BitmapFilter : public IdFilter {
+class BitmapFilter final : public IdFilter {
  public:
   BitmapFilter(std::uint64_t n, const std::uint8_t* bitmap) : n_(n), bitmap_(bitmap) {}
-  void accept(const ListIds& ids, std::uint64_t* words) const override {
-    accept_each(ids, words, [this](idx_t id) {
-      const auto byte = static_cast<std::uint64_t>(id) >> 3;  // a negative id is beyond any n
-      return byte < n_ && (bitmap_[byte] >> (id & 7) & 1) != 0;
-    });
+  bool accepts(idx_t id) const override {
+    const auto byte = static_cast<std::uint64_t>(id) >> 3;  // a negative id is beyond any n
+    return byte < n_ && (bitmap_[byte] >> (id & 7) & 1) != 0;
   }
+  void accept(const ListIds& ids, std::uint64_t* words) const override {
+    accept_each(ids, words, [this](idx_t id) { return accepts(id); });
+  }
+  bool is_cheap() const override { return true; }
 
  private:
   std::uint64_t n_;
@@ -63,18 +81,23 @@ class BitmapFilter : public IdFilter {
 
 class Selection {
  public:
-  // All entries where `filter` is null.
-  Selection(const IdFilter* filter, idx_t nlist);
+  // All entries where `filter` is null. visits: how often the call probes a list, on average.
+  // counted: the scan counts the entries that are selected.
+  Selection(const IdFilter* filter, idx_t nlist, double visits, bool counted);
   ~Selection();
   Selection(const Selection&) = delete;
   Selection& operator=(const Selection&) = delete;
 
-  // The words of a list as IdFilter gives them, or null where all entries are selected. Several
-  // threads may ask: each may evaluate the filter, one result is kept.
+  // The words of a list as IdFilter gives them, for many visits one result for all; or null, where
+  // each entry has to be asked for. Several threads may ask: each may evaluate the filter, one
+  // result is kept.
   const std::uint64_t* words(idx_t list_no, const ListIds& ids) const;
+  bool accepts(idx_t id) const { return !filter_ || filter_->accepts(id); }
 
  private:
   const IdFilter* filter_;
+  bool by_list_;  // the words of every list
+  mutable std::atomic<idx_t> n_asked_{0}, n_accepted_{0};
   mutable std::vector<std::atomic<const std::uint64_t*>> words_;  // (nlist), null: not yet asked
 };
 

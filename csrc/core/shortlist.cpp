@@ -98,7 +98,9 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
       for (; bits; bits &= bits - 1) {
         const int i = std::countr_zero(bits);
         const float s = dense ? score[i] : (coarse_score + sum_of(block + i, M, lut)) + bias[i];
-        if (s <= found.threshold()) found.push({s, list.ids[begin + i], list_no, begin + i});
+        if (!(s <= found.threshold())) continue;
+        const idx_t id = list.ids[begin + i];
+        if (words || probes.selection.accepts(id)) found.push({s, id, list_no, begin + i});
       }
     };
 

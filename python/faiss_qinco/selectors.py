@@ -49,7 +49,9 @@ def id_filter(sel: Any, n_threads: int) -> tuple[_core.IdFilter | None, int]:
         return _core.IdFilter.bitmap(bitmap.n, int(bitmap.bitmap)), n_threads
     if not _is_native(sel) or not _layout_is_known():
         return _core.IdFilter.python(sel.is_member), 1
-    return _core.IdFilter.faiss(_address(sel)), 1 if _calls_python(sel) else n_threads
+    calls_python = _contains(sel, _CALLBACK)
+    cheap = not calls_python and not _contains(sel, faiss.IDSelectorArray)  # it searches its array
+    return _core.IdFilter.faiss(_address(sel), cheap), 1 if calls_python else n_threads
 
 
 def selector_of(params: Any) -> Any:
@@ -71,10 +73,10 @@ def _is_native(sel: Any) -> bool:
     return type(sel) in (*_NATIVE, _CALLBACK, faiss.IDSelector)
 
 
-def _calls_python(sel: Any) -> bool:
-    if _CALLBACK and isinstance(sel, _CALLBACK):
+def _contains(sel: Any, kind: Any) -> bool:
+    if isinstance(sel, kind):
         return True
-    return any(_calls_python(s) for s in _flat(getattr(sel, "referenced_objects", ())))
+    return any(_contains(s, kind) for s in _flat(getattr(sel, "referenced_objects", ())))
 
 
 def _flat(references: Any) -> Iterable[Any]:
@@ -92,6 +94,6 @@ def _layout_is_known() -> bool:
     inner = faiss.IDSelectorRange(2, 5)
     for sel in (inner, faiss.IDSelectorNot(inner), faiss.IDSelectorBatch(ids[:2])):
         expected = [bool(sel.is_member(int(i))) for i in ids]
-        if _core.IdFilter.faiss(_address(sel)).accept(ids).tolist() != expected:
+        if _core.IdFilter.faiss(_address(sel), True).accept(ids).tolist() != expected:
             return False
     return True

@@ -41,8 +41,10 @@ std::vector<Key> keys(TopK& best) {
 // Accepts the ids below a number and every 100th of the others.
 struct SomeIds : IdFilter {
   idx_t all_below;
+  bool cheap = false;
   explicit SomeIds(idx_t below) : all_below(below) {}
-  bool accepts(idx_t id) const { return id < all_below || id % 100 == 0; }
+  bool is_cheap() const override { return cheap; }
+  bool accepts(idx_t id) const override { return id < all_below || id % 100 == 0; }
   void accept(const ListIds& ids, std::uint64_t* words) const override {
     accept_each(ids, words, [this](idx_t id) { return accepts(id); });
   }
@@ -69,12 +71,15 @@ void check_scan(const Lists& data, const std::vector<float>& lut, const std::vec
         const InvertedLists::List& list = lists.list(probed[p]);
         expected.push({(coarse[p] + sum) + list.bias[o], list.ids[o], probed[p], o});
       }
-    LutU8 scratch;
-    const Selection selection(filter, lists.nlist());
-    scan_lists(
-        {lists, selection, limits, static_cast<idx_t>(probed.size()), probed.data(), coarse.data()},
-        lut.data(), scratch, got);
-    CHECK(keys(got) == keys(expected));
+    for (double visits : {1.0, 1e9}) {
+      LutU8 scratch;
+      const Selection selection(filter, lists.nlist(), visits, limits.max_codes > 0);
+      got.reset(k);
+      scan_lists({lists, selection, limits, static_cast<idx_t>(probed.size()), probed.data(),
+                  coarse.data()},
+                 lut.data(), scratch, got);
+      CHECK(keys(got) == keys(expected));
+    }
   }
 }
 
@@ -87,10 +92,11 @@ TEST_CASE("shortlist: what float scores of every code give, ties and selections 
     CAPTURE(M);
     const idx_t size = idx_t{M} * K;
     std::vector<float> coarse = rng.floats(7, 100);
-    const SomeIds few(0), half(n / 4), all(n);
+    SomeIds few(0), half(n / 4), all(n);
+    few.cheap = all.cheap = true;
     auto check_all = [&](const std::vector<float>& lut, const std::vector<float>& bias) {
       const Lists data(rng, M, bias);
-      for (const SomeIds* filter : {static_cast<const SomeIds*>(nullptr), &few, &half, &all})
+      for (const SomeIds* filter : std::initializer_list<const SomeIds*>{nullptr, &few, &half, &all})
         check_scan(data, lut, coarse, filter);
     };
     SUBCASE("random") { check_all(rng.floats(size, 30), rng.floats(n, 50)); }
