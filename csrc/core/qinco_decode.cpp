@@ -23,46 +23,66 @@ void decode_start(const QincoWeights& weights, idx_t n, const idx_t* list_no,
                 x + i * base.cols);
 }
 
-void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const std::uint8_t* codes,
-                  idx_t stride, int n_done, int n_codes, float* x, DecodeScratch& scratch) {
+void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_t* list_no,
+                  const std::uint8_t* codes, idx_t stride, int n_done, int n_codes, float* x,
+                  DecodeScratch& scratch) {
   const idx_t dp = weights.base().cols;
   auto& [unused, z, h, x_rounded, z_rounded, h_rounded] = scratch;
-  // Activations of n rows: in float32, which c of a product may be, or rounded.
-  auto resize = [&](std::vector<float>& f32, std::vector<bf16>& rounded, idx_t cols) {
-    if (in_bf16)
-      rounded.resize(static_cast<std::size_t>(n * cols));
-    else
-      f32.resize(static_cast<std::size_t>(n * cols));
+  // Room for n rows, and for what products in bf16 take of them; null without.
+  auto sized = [&](std::vector<float>& v, idx_t cols) {
+    v.resize(static_cast<std::size_t>(n * cols));
+    return v.data();
   };
-  auto data = [&](std::vector<bf16>& rounded) { return in_bf16 ? rounded.data() : nullptr; };
+  auto rounded = [&](std::vector<bf16>& v, idx_t cols) -> bf16* {
+    if (!in_bf16) return nullptr;
+    v.resize(static_cast<std::size_t>(n * cols));
+    return v.data();
+  };
   for (int m = n_done; m < n_codes; ++m) {
     const QincoStep& step = weights.steps()[static_cast<std::size_t>(weights.ivf() ? m : m - 1)];
-    const idx_t ep = step.table.cols;
+    const idx_t ep = step.table.cols, hp = step.up_table.cols;
+    const bool has_blocks = !step.last_down.empty(), project = !step.out.empty();
+    const bool of_base = m == 0 && weights.base_z().rows > 0;
     auto code = [&](idx_t i) { return codes[i * stride + m]; };
-    z.resize(static_cast<std::size_t>(n * ep));
-    for (idx_t i = 0; i < n; ++i) std::copy_n(row(step.table, code(i)), ep, z.data() + i * ep);
-    if (in_bf16) {
-      x_rounded.resize(static_cast<std::size_t>(n * dp));
-      z_rounded.resize(static_cast<std::size_t>(n * ep));
-      round_bf16_kernel()(n * dp, x, x_rounded.data());
+    // What codeword and centroid make known of z or h.
+    auto start = [&](const Matrix& table, const Matrix& base, std::vector<float>& to) {
+      const idx_t cols = table.cols;
+      float* rows = sized(to, cols);
+      for (idx_t i = 0; i < n; ++i) {
+        std::copy_n(row(table, code(i)), cols, rows + i * cols);
+        if (!of_base) continue;
+        const float* known = row(base, list_no[i]);
+        for (idx_t j = 0; j < cols; ++j) rows[i * cols + j] += known[j];
+      }
+    };
+    start(step.table, weights.base_z(), z);
+    start(step.up_table, weights.base_h(), h);
+    bf16* const zr = rounded(z_rounded, ep);
+    bf16* const hr = has_blocks ? rounded(h_rounded, hp) : nullptr;
+    if (of_base) {
+      for (float& v : h) v = std::max(v, 0.0f);
+      if (zr) round_bf16_kernel()(n * ep, z.data(), zr);
+      if (hr) round_bf16_kernel()(n * hp, h.data(), hr);
+    } else {
+      bf16* const xr = rounded(x_rounded, dp);
+      if (xr) round_bf16_kernel()(n * dp, x, xr);
+      multiply(n, x, xr, step.x_weight, z.data(), zr, Epilogue::Add);
+      if (has_blocks) multiply(n, x, xr, step.x_up, h.data(), hr, Epilogue::AddRelu);
     }
-    multiply(n, x, data(x_rounded), step.x_weight, z.data(), data(z_rounded), Epilogue::Add);
     for (std::size_t l = 0; l < step.up.size(); ++l) {
-      resize(h, h_rounded, step.up[l].cols);
-      multiply(n, z.data(), data(z_rounded), step.up[l], in_bf16 ? nullptr : h.data(),
-               data(h_rounded), Epilogue::Relu);
-      multiply(n, h.data(), data(h_rounded), step.down[l], z.data(), data(z_rounded),
-               Epilogue::Add);
+      multiply(n, h.data(), hr, step.down[l], z.data(), zr, Epilogue::Add);
+      multiply(n, z.data(), zr, step.up[l], hr ? nullptr : h.data(), hr, Epilogue::Relu);
     }
     if (weights.skip())
       for (idx_t i = 0; i < n; ++i) {
         const float* c = row(step.codebook, code(i));
         for (idx_t j = 0; j < dp; ++j) x[i * dp + j] += c[j];
       }
-    if (!step.out.empty())
-      multiply(n, z.data(), data(z_rounded), step.out, x, nullptr, Epilogue::Add);
+    if (project)
+      multiply(n, z.data(), zr, step.out, x, nullptr, Epilogue::Add);
     else
       for (idx_t j = 0; j < n * dp; ++j) x[j] += z[j];
+    if (has_blocks) multiply(n, h.data(), hr, step.last_down, x, nullptr, Epilogue::Add);
   }
 }
 
@@ -81,8 +101,8 @@ void decode_block(const QincoWeights& weights, idx_t n, const idx_t* list_no,
     if (missing(i)) list[i] = 0, std::fill_n(present.data() + i * stride, stride, std::uint8_t{0});
   scratch.x.resize(static_cast<std::size_t>(n * dp));
   decode_start(weights, n, list.data(), present.data(), stride, scratch.x.data());
-  decode_steps(weights, false, n, present.data(), stride, weights.ivf() ? 0 : 1, n_codes,
-               scratch.x.data(), scratch);
+  decode_steps(weights, false, n, list.data(), present.data(), stride, weights.ivf() ? 0 : 1,
+               n_codes, scratch.x.data(), scratch);
   for (idx_t i = 0; i < n; ++i, out += d)
     for (idx_t j = 0; j < d; ++j)
       out[j] = missing(i) ? std::numeric_limits<float>::quiet_NaN()

@@ -22,9 +22,11 @@ void decode_start(const QincoWeights& weights, idx_t n, const idx_t* list_no,
                   const std::uint8_t* codes, idx_t stride, float* x);
 
 // From the x̂ of the first n_done codes to that of the first n_codes, in place; n <= kDecodeBlock,
-// n_done >= 1 without an IVF. in_bf16: with factors rounded, which weights.in_bf16() allows.
-void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const std::uint8_t* codes,
-                  idx_t stride, int n_done, int n_codes, float* x, DecodeScratch& scratch);
+// n_done >= 1 without an IVF. list_no: (n), needed with n_done == 0. in_bf16: with factors rounded,
+// which weights.in_bf16() allows.
+void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_t* list_no,
+                  const std::uint8_t* codes, idx_t stride, int n_done, int n_codes, float* x,
+                  DecodeScratch& scratch);
 
 // codes: (n, M), of which the first n_codes are used; without an IVF the first selects the base
 // vector. list_no: (n), -1 gives a row of NaN; without an IVF it may be null and only its sign

@@ -40,7 +40,7 @@ struct Scratch {
   std::vector<int> best;  // chosen from scores
   Floats h, z;            // activations of kCandidates; z where Out follows
   // What products in bf16 take of the above.
-  Rounded rounded, x_z_rounded, h_rounded, z_rounded;
+  Rounded rounded, h_rounded, z_rounded;
 };
 
 // The n smallest of m scores, by index; of equal ones the first.
@@ -146,24 +146,21 @@ class BlockEncoder {
   // x̂ + f(c_k, x̂) - x of every candidate, and its norm.
   void evaluate(const QincoStep& step) {
     const idx_t rows = static_cast<idx_t>(s_.parents.size()), ep = step.table.cols;
-    const idx_t n = static_cast<idx_t>(s_.parent.size());
-    const idx_t hp = step.up.empty() ? 0 : step.up[0].cols;
+    const idx_t n = static_cast<idx_t>(s_.parent.size()), hp = step.up_table.cols;
     const bool project = !step.out.empty();
-    const int L = static_cast<int>(step.up.size());
     s_.x_hat.resize(static_cast<std::size_t>(rows * dp_));
     for (idx_t r = 0; r < rows; ++r) {
       const float* e = at(s_.error, s_.parents[r], dp_);
       const float* x = at(s_.x, s_.parents[r] / hypotheses_, dp_);
       for (idx_t j = 0; j < dp_; ++j) at(s_.x_hat, r, dp_)[j] = e[j] + x[j];
     }
-    s_.x_z.resize(static_cast<std::size_t>(rows * ep));
-    multiply(rows, s_.x_hat.data(), rounded(s_.x_hat, rows * dp_), step.x_weight, s_.x_z.data(),
-             sized(s_.x_z_rounded, rows * ep), Epilogue::Store);
-    if (hp) {  // Up of the first block is linear in what codeword and x̂ contribute to z
-      s_.x_h.resize(static_cast<std::size_t>(rows * hp));
-      multiply(rows, s_.x_z.data(), sized(s_.x_z_rounded, rows * ep), step.up[0], s_.x_h.data(),
-               nullptr, Epilogue::Store);
-    }
+    const bf16* x_rounded = rounded(s_.x_hat, rows * dp_);
+    auto shared = [&](const Weight& weight, Floats& to) {
+      to.resize(static_cast<std::size_t>(rows * weight.cols));
+      multiply(rows, s_.x_hat.data(), x_rounded, weight, to.data(), nullptr, Epilogue::Store);
+    };
+    shared(step.x_weight, s_.x_z);
+    if (hp) shared(step.x_up, s_.x_h);
     s_.candidates.resize(static_cast<std::size_t>(n * dp_));
     s_.distance.resize(static_cast<std::size_t>(n));
     s_.h.resize(static_cast<std::size_t>(kCandidates * hp));
@@ -175,32 +172,25 @@ class BlockEncoder {
       float* z = project ? s_.z.data() : y;
       for (idx_t i = 0; i < count; ++i) {
         const idx_t r = s_.parent[begin + i], k = s_.codeword[begin + i];
-        const float *t = step.table.data.data() + k * ep, *shared = at(s_.x_z, r, ep);
-        for (idx_t j = 0; j < ep; ++j) z[i * ep + j] = t[j] + shared[j];
+        const float *t = step.table.data.data() + k * ep, *of_x = at(s_.x_z, r, ep);
+        for (idx_t j = 0; j < ep; ++j) z[i * ep + j] = t[j] + of_x[j];
         if (!hp) continue;
-        t = step.up_table.data.data() + k * hp, shared = at(s_.x_h, r, hp);
+        t = step.up_table.data.data() + k * hp, of_x = at(s_.x_h, r, hp);
         float* h = at(s_.h, i, hp);
-        for (idx_t j = 0; j < hp; ++j) h[j] = std::max(t[j] + shared[j], 0.0f);
+        for (idx_t j = 0; j < hp; ++j) h[j] = std::max(t[j] + of_x[j], 0.0f);
       }
       bf16* h_rounded = hp ? rounded(s_.h, count * hp, s_.h_rounded) : nullptr;
-      bf16* z_rounded = nullptr;  // asked for where a product takes it
-      if (L == 0 && project) z_rounded = rounded(s_.z, count * ep, s_.z_rounded);
-      for (int l = 0; l < L; ++l) {
-        const bool last = l + 1 == L;
-        if (l > 0)
-          multiply(count, z, z_rounded, step.up[l], w_.in_bf16() ? nullptr : s_.h.data(), h_rounded,
-                   Epilogue::Relu);
-        if (last && !project) add_start(step, begin, count, y);
-        z_rounded = last && !project ? nullptr : sized(s_.z_rounded, count * ep);
+      bf16* z_rounded =
+          project ? rounded(s_.z, count * ep, s_.z_rounded) : sized(s_.z_rounded, count * ep);
+      for (std::size_t l = 0; l < step.up.size(); ++l) {
         multiply(count, s_.h.data(), h_rounded, step.down[l], z, z_rounded, Epilogue::Add);
+        multiply(count, z, z_rounded, step.up[l], w_.in_bf16() ? nullptr : s_.h.data(), h_rounded,
+                 Epilogue::Relu);
       }
-      if (project) {
-        std::fill_n(y, count * dp_, 0.0f);
-        add_start(step, begin, count, y);
-        multiply(count, z, z_rounded, step.out, y, nullptr, Epilogue::Add);
-      } else if (L == 0) {
-        add_start(step, begin, count, y);
-      }
+      if (project) std::fill_n(y, count * dp_, 0.0f);
+      add_start(step, begin, count, y);
+      if (project) multiply(count, z, z_rounded, step.out, y, nullptr, Epilogue::Add);
+      if (hp) multiply(count, s_.h.data(), h_rounded, step.last_down, y, nullptr, Epilogue::Add);
       for (idx_t i = 0; i < count; ++i) {
         const float* e = y + i * dp_;
         s_.distance[begin + i] = sum_terms(dp_, [=](idx_t j) { return e[j] * e[j]; });

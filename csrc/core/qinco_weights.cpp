@@ -57,6 +57,15 @@ Matrix product(const Matrix& rows, const Weight& b) {
   return m;
 }
 
+// a (n, k) times b (k, m), of which row l is at b + l * stride: (n, m) with padded columns.
+Matrix product(const float* a, idx_t n, idx_t k, const float* b, idx_t m, idx_t stride) {
+  Weight w{padded(k), padded(m)};
+  w.data.resize(static_cast<std::size_t>(w.rows * w.cols));
+  for (idx_t j = 0; j < m; ++j)
+    for (idx_t l = 0; l < k; ++l) w.data[(j / 16 * w.rows + l) * 16 + j % 16] = b[l * stride + j];
+  return product(pad_columns(a, n, k), w);
+}
+
 std::vector<float> half_norms(const ArrayView& a) {
   const idx_t d = a.shape[1];
   std::vector<float> norms;
@@ -123,18 +132,35 @@ void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
     for (idx_t j = 0; j < d_e; ++j)
       step.table.data[code * step.table.cols + j] +=
           u.data[code * u.cols + j] + (concat_bias.data ? concat_bias.data[j] : 0.0f);
-  step.x_weight = pack(concat_weight.data + d_e, d_e, d_, stride, in_bf16_);
-  for (idx_t l = 0; l < L; ++l) {
-    step.up.push_back(pack(up.data + l * d_h * d_e, d_h, d_e, d_e, in_bf16_));
-    step.down.push_back(pack(down.data + l * d_e * d_h, d_e, d_h, d_h, in_bf16_));
-  }
+  const float* W_x = concat_weight.data + d_e;
+  step.x_weight = pack(W_x, d_e, d_, stride, in_bf16_);
   if (out_proj.data) step.out = pack(out_proj.data, d_, d_e, d_e, in_bf16_);
-  if (L > 0) step.up_table = product(step.table, step.up[0]);
+  const idx_t size = d_h * d_e;
+  for (idx_t l = 0; l + 1 < L; ++l) {
+    step.up.push_back(pack(up.data + (l + 1) * size, d_h, d_e, d_e, in_bf16_));
+    step.down.push_back(pack(down.data + l * size, d_e, d_h, d_h, in_bf16_));
+  }
+  if (L > 0) {
+    step.up_table = product(step.table, pack(up.data, d_h, d_e, d_e));
+    const Matrix x_up = product(up.data, d_h, d_e, W_x, d_, stride);
+    step.x_up = pack(x_up.data.data(), d_h, d_, x_up.cols, in_bf16_);
+    const float* last = down.data + (L - 1) * size;
+    if (out_proj.data) {
+      const Matrix m = product(out_proj.data, d_, d_e, last, d_h, d_h);
+      step.last_down = pack(m.data.data(), d_, d_h, m.cols, in_bf16_);
+    } else {
+      step.last_down = pack(last, d_, d_h, d_h, in_bf16_);
+    }
+  }
   if (preselect.data) {
     step.preselect = pack(preselect.data, K(), d_, d_, in_bf16_);
     step.preselect_half_norms = half_norms(preselect);
   }
 
+  if (first && ivf_ && n_base() * (d_e + d_h) <= kMaxBaseProducts) {
+    base_z_ = product(base_, step.x_weight);
+    if (L > 0) base_h_ = product(base_, step.x_up);
+  }
   steps_.push_back(std::move(step));
   d_e_ = d_e;
   d_h_ = d_h;

@@ -4,10 +4,15 @@
 //   u = In c        z = u + W [u; x] + b        z += Down_l relu(Up_l z)  for each l
 //   f(c, x) = c + Out z  (QINCo2)   or   Out z  (QINCo1, without skip);   In, Out: identity if
 //   absent
-// At inference u + W_u u + b depends on the codeword only: one table (K, d_e) per step, so that
-// what is left is W_x x, the blocks and Out. What the first Up makes of that table is a table too:
-// in encoding, the candidates of one x then share the whole first product. Both sides of all
-// matrices are zero-padded to multiples of 16; padded components stay zero throughout.
+// At inference u + W_u u + b depends on the codeword only: one table (K, d_e) per step. Linear maps
+// that meet are multiplied out: with z = table[code] + W_x x,
+//   h = relu(Up_1 z) = relu(up_table[code] + (Up_1 W_x) x),
+// and the last Down goes with Out, so that
+//   f = c + Out z' + (Out Down_L) h_L,   z' being z before the last block.
+// In encoding, the candidates of one x then share all products of the first two layers; and behind
+// an IVF the first step needs no product for them at all, as x is a centroid: base_z and base_h.
+// Both sides of all matrices are zero-padded to multiples of 16; padded components stay zero
+// throughout.
 #pragma once
 
 #include <vector>
@@ -44,8 +49,11 @@ struct QincoStep {
   Matrix table;                  // (K, d_e)
   Matrix up_table;               // (K, d_h): the table times the first Up; empty without blocks
   Weight x_weight;               // (d, d_e)
-  std::vector<Weight> up, down;  // L times (d_e, d_h) and (d_h, d_e)
+  Weight x_up;                   // (d, d_h): x_weight times the first Up
+  std::vector<Weight> up, down;  // L - 1 times: the Up (d_e, d_h) of all blocks but the first, and
+                                 // the Down (d_h, d_e) of all but the last
   Weight out;                    // (d_e, d); empty: identity
+  Weight last_down;              // (d_h, d): the last Down, times Out; empty without blocks
   Weight preselect;              // (d, K), and half the squared norms of its columns; empty: none
   std::vector<float> preselect_half_norms;
 };
@@ -79,6 +87,11 @@ class QincoWeights {
   float std() const { return std_; }
   const std::vector<float>& mean() const { return mean_; }
   const Matrix& base() const { return base_; }
+  // With an IVF, what x_weight and x_up of the first step make of `base`: (n_base, d_e) and
+  // (n_base, d_h). Empty where that would take more than kMaxBaseProducts numbers.
+  static constexpr idx_t kMaxBaseProducts = idx_t{1} << 23;
+  const Matrix& base_z() const { return base_z_; }
+  const Matrix& base_h() const { return base_h_; }
   // Without an IVF, the first codebook as `preselect` of a step.
   const Weight& base_columns() const { return base_columns_; }
   const std::vector<float>& base_half_norms() const { return base_half_norms_; }
@@ -90,7 +103,7 @@ class QincoWeights {
   float std_;
   idx_t d_ = 0, d_e_ = 0, d_h_ = 0, L_ = 0;
   std::vector<float> mean_, base_half_norms_;
-  Matrix base_;
+  Matrix base_, base_z_, base_h_;
   Weight base_columns_;
   std::vector<QincoStep> steps_;
 };

@@ -41,15 +41,17 @@ class BlockReranker {
   // Back to no code decoded.
   void restart(bool in_bf16) {
     in_bf16_ = in_bf16;
-    for (idx_t i = 0; i < n(); ++i) s_.list_no[i] = s_.entries[i].candidate.list_no;
+    find_lists();
     decode_start(w_, n(), s_.list_no.data(), s_.codes.data(), M_, s_.x.data());
     n_done_ = w_.ivf() ? 0 : 1;
   }
 
   void decode_to(int n_codes) {
+    if (n_done_ == 0) find_lists();
     for (idx_t begin = 0; begin < n(); begin += kDecodeBlock)
-      decode_steps(w_, in_bf16_, std::min(kDecodeBlock, n() - begin), s_.codes.data() + begin * M_,
-                   M_, n_done_, n_codes, s_.x.data() + begin * dp_, s_.decode);
+      decode_steps(w_, in_bf16_, std::min(kDecodeBlock, n() - begin), s_.list_no.data() + begin,
+                   s_.codes.data() + begin * M_, M_, n_done_, n_codes, s_.x.data() + begin * dp_,
+                   s_.decode);
     s_.n_steps += n() * (n_codes - n_done_);
     n_done_ = n_codes;
   }
@@ -110,6 +112,10 @@ class BlockReranker {
     }
     s_.n_steps_saved += (n() - kept) * (M_ - n_done_);
     s_.entries.resize(static_cast<std::size_t>(kept));
+  }
+
+  void find_lists() {
+    for (idx_t i = 0; i < n(); ++i) s_.list_no[i] = s_.entries[i].candidate.list_no;
   }
 
   // x̂ of an entry in the original space.

@@ -28,8 +28,8 @@ const std::uint64_t* Selection::words(idx_t list_no, const ListIds& ids) const {
   auto& slot = words_[static_cast<std::size_t>(list_no)];
   const std::uint64_t* kept = slot.load(std::memory_order_acquire);
   if (kept) return kept;
-  if (!by_list_ && (!filter_->is_cheap() ||
-                    (n_asked_ >= kFirstEntries && n_accepted_ * kRare >= n_asked_)))
+  if (!by_list_ &&
+      (!filter_->is_cheap() || (n_asked_ >= kFirstEntries && n_accepted_ * kRare >= n_asked_)))
     return nullptr;
   const auto n_words = static_cast<std::size_t>((ids.size() + kScanBlock - 1) / kScanBlock);
   auto fresh = std::make_unique<std::uint64_t[]>(n_words);

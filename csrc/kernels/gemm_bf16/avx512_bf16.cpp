@@ -19,13 +19,14 @@ inline __m512bh broadcast_pair(const bf16* a) {
 template <int R, int P>
 void tile(int64_t m, int64_t k, const bf16* a, const bf16* b, float* c, bf16* rounded,
           Epilogue epilogue) {
+  const bool adds = epilogue == Epilogue::Add || epilogue == Epilogue::AddRelu;
+  const bool clips = epilogue == Epilogue::Relu || epilogue == Epilogue::AddRelu;
   __m512 sum[R][P];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p)
-      sum[r][p] =
-          epilogue == Epilogue::Add ? _mm512_loadu_ps(c + r * m + 16 * p) : _mm512_setzero_ps();
+      sum[r][p] = adds ? _mm512_loadu_ps(c + r * m + 16 * p) : _mm512_setzero_ps();
   for (int64_t l = 0; l < k; l += 2, b += 32) {
     __m512bh row[P];
 #pragma GCC unroll 4
@@ -41,7 +42,7 @@ void tile(int64_t m, int64_t k, const bf16* a, const bf16* b, float* c, bf16* ro
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      if (epilogue == Epilogue::Relu) sum[r][p] = _mm512_max_ps(sum[r][p], _mm512_setzero_ps());
+      if (clips) sum[r][p] = _mm512_max_ps(sum[r][p], _mm512_setzero_ps());
       if (c) _mm512_storeu_ps(c + r * m + 16 * p, sum[r][p]);
       if (rounded)
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(rounded + r * m + 16 * p),

@@ -4,7 +4,7 @@
 //
 //   a: (n, k) row-major, k even     b: (m / 16, k / 2, 16, 2), m a multiple of 16: (k, m) in panels
 //      of 16 columns, and in them pairs of rows (pack_gemm_bf16)     n, k >= 0
-//   c, rounded: (n, m) row-major; either may be null, c not with Epilogue::Add.
+//   c, rounded: (n, m) row-major; either may be null, c not where the epilogue adds to it.
 // No alignment is asked for; b at a multiple of 64 bytes is faster. Nothing may overlap.
 //
 // An element is one chain of k / 2 steps in the order of k, each of which adds two products,

@@ -23,12 +23,13 @@ inline void store_rounded(bf16* y, float32x4_t low, float32x4_t high) {
 template <int R>
 void tile(int64_t m, int64_t k, const bf16* a, const bf16* b, float* c, bf16* rounded,
           Epilogue epilogue) {
+  const bool adds = epilogue == Epilogue::Add || epilogue == Epilogue::AddRelu;
+  const bool clips = epilogue == Epilogue::Relu || epilogue == Epilogue::AddRelu;
   float32x4_t sum[R][4];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v)
-      sum[r][v] = epilogue == Epilogue::Add ? vld1q_f32(c + r * m + 4 * v) : vdupq_n_f32(0);
+    for (int v = 0; v < 4; ++v) sum[r][v] = adds ? vld1q_f32(c + r * m + 4 * v) : vdupq_n_f32(0);
   for (int64_t l = 0; l < k; l += 2, b += 32) {
     bfloat16x8_t row[4];
 #pragma GCC unroll 4
@@ -44,7 +45,7 @@ void tile(int64_t m, int64_t k, const bf16* a, const bf16* b, float* c, bf16* ro
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
-      if (epilogue == Epilogue::Relu) sum[r][v] = vmaxnmq_f32(sum[r][v], vdupq_n_f32(0));
+      if (clips) sum[r][v] = vmaxnmq_f32(sum[r][v], vdupq_n_f32(0));
       if (c) vst1q_f32(c + r * m + 4 * v, sum[r][v]);
     }
     if (rounded) {

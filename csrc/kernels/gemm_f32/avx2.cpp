@@ -10,13 +10,14 @@ using std::int64_t;
 
 template <int R>
 void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilogue epilogue) {
+  const bool adds = epilogue == Epilogue::Add || epilogue == Epilogue::AddRelu;
+  const bool clips = epilogue == Epilogue::Relu || epilogue == Epilogue::AddRelu;
   __m256 sum[R][2];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v)
-      sum[r][v] =
-          epilogue == Epilogue::Add ? _mm256_loadu_ps(c + r * m + 8 * v) : _mm256_setzero_ps();
+      sum[r][v] = adds ? _mm256_loadu_ps(c + r * m + 8 * v) : _mm256_setzero_ps();
 #pragma GCC unroll 2
   for (int64_t l = 0; l < k; ++l, b += 16) {
     const __m256 row[2] = {_mm256_loadu_ps(b), _mm256_loadu_ps(b + 8)};
@@ -31,7 +32,7 @@ void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilog
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
-      if (epilogue == Epilogue::Relu) sum[r][v] = _mm256_max_ps(sum[r][v], _mm256_setzero_ps());
+      if (clips) sum[r][v] = _mm256_max_ps(sum[r][v], _mm256_setzero_ps());
       _mm256_storeu_ps(c + r * m + 8 * v, sum[r][v]);
     }
 }

@@ -13,13 +13,14 @@ constexpr int kPanels = 2;  // registers of a tile's row
 
 template <int R, int V>
 void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilogue epilogue) {
+  const bool adds = epilogue == Epilogue::Add || epilogue == Epilogue::AddRelu;
+  const bool clips = epilogue == Epilogue::Relu || epilogue == Epilogue::AddRelu;
   __m512 sum[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v)
-      sum[r][v] =
-          epilogue == Epilogue::Add ? _mm512_loadu_ps(c + r * m + v * kWidth) : _mm512_setzero_ps();
+      sum[r][v] = adds ? _mm512_loadu_ps(c + r * m + v * kWidth) : _mm512_setzero_ps();
   for (int64_t l = 0; l < k; ++l, b += kWidth) {
     __m512 row[V];
 #pragma GCC unroll 4
@@ -35,7 +36,7 @@ void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilog
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      if (epilogue == Epilogue::Relu) sum[r][v] = _mm512_max_ps(sum[r][v], _mm512_setzero_ps());
+      if (clips) sum[r][v] = _mm512_max_ps(sum[r][v], _mm512_setzero_ps());
       _mm512_storeu_ps(c + r * m + v * kWidth, sum[r][v]);
     }
 }

@@ -10,12 +10,13 @@ using std::int64_t;
 
 template <int R>
 void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilogue epilogue) {
+  const bool adds = epilogue == Epilogue::Add || epilogue == Epilogue::AddRelu;
+  const bool clips = epilogue == Epilogue::Relu || epilogue == Epilogue::AddRelu;
   float32x4_t sum[R][4];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v)
-      sum[r][v] = epilogue == Epilogue::Add ? vld1q_f32(c + r * m + 4 * v) : vdupq_n_f32(0);
+    for (int v = 0; v < 4; ++v) sum[r][v] = adds ? vld1q_f32(c + r * m + 4 * v) : vdupq_n_f32(0);
   for (int64_t l = 0; l < k; ++l, b += 16) {
     float32x4_t row[4];
 #pragma GCC unroll 4
@@ -31,7 +32,7 @@ void tile(int64_t m, int64_t k, const float* a, const float* b, float* c, Epilog
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
-      if (epilogue == Epilogue::Relu) sum[r][v] = vmaxnmq_f32(sum[r][v], vdupq_n_f32(0));
+      if (clips) sum[r][v] = vmaxnmq_f32(sum[r][v], vdupq_n_f32(0));
       vst1q_f32(c + r * m + 4 * v, sum[r][v]);
     }
 }

@@ -96,7 +96,8 @@ TEST_CASE("shortlist: what float scores of every code give, ties and selections 
     few.cheap = all.cheap = true;
     auto check_all = [&](const std::vector<float>& lut, const std::vector<float>& bias) {
       const Lists data(rng, M, bias);
-      for (const SomeIds* filter : std::initializer_list<const SomeIds*>{nullptr, &few, &half, &all})
+      for (const SomeIds* filter :
+           std::initializer_list<const SomeIds*>{nullptr, &few, &half, &all})
         check_scan(data, lut, coarse, filter);
     };
     SUBCASE("random") { check_all(rng.floats(size, 30), rng.floats(n, 50)); }

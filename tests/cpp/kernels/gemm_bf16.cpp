@@ -33,13 +33,15 @@ void check_product(GemmBf16 gemm, idx_t n, idx_t m, idx_t k, float scale, Epilog
   const auto w = rng.floats(m * k, scale), start = rng.floats(n * m, scale);
   const auto a = rounded(rng.floats(n * k, scale)), b = packed(w, m, k, k);
   auto c = start;
+  const bool adds = epilogue == Epilogue::Add || epilogue == Epilogue::AddRelu;
+  const bool clips = epilogue == Epilogue::Relu || epilogue == Epilogue::AddRelu;
   std::vector<bf16> y(c.size());
   gemm(n, m, k, a.data(), b.data(), c.data(), y.data(), epilogue);
   double excess = -1;
   bool all_rounded = true;
   for (idx_t i = 0; i < n; ++i)
     for (idx_t j = 0; j < m; ++j) {
-      double exact = epilogue == Epilogue::Add ? start[i * m + j] : 0, size = std::abs(exact);
+      double exact = adds ? start[i * m + j] : 0, size = std::abs(exact);
       double inputs = 0;
       for (idx_t l = 0; l < k; ++l) {
         const double x = to_float(a[i * k + l]), z = to_float(to_bf16(w[j * k + l]));
@@ -47,7 +49,7 @@ void check_product(GemmBf16 gemm, idx_t n, idx_t m, idx_t k, float scale, Epilog
         size += std::abs(x * z);
         inputs += std::abs(x) + std::abs(z) + 2;
       }
-      if (epilogue == Epilogue::Relu) exact = std::max(exact, 0.0);
+      if (clips) exact = std::max(exact, 0.0);
       const double bound =
           static_cast<double>(k + 1) * std::ldexp(size, -23) + std::ldexp(inputs, -126);
       excess = std::max(excess, std::abs(c[i * m + j] - exact) - bound);
@@ -58,7 +60,7 @@ void check_product(GemmBf16 gemm, idx_t n, idx_t m, idx_t k, float scale, Epilog
   auto again = start;
   gemm(n, m, k, a.data(), b.data(), again.data(), nullptr, epilogue);
   CHECK(again == c);
-  if (epilogue == Epilogue::Add) return;
+  if (adds) return;
   std::vector<bf16> alone(y.size());
   gemm(n, m, k, a.data(), b.data(), nullptr, alone.data(), epilogue);
   CHECK(alone == y);
@@ -72,7 +74,8 @@ TEST_CASE("gemm_bf16: error bound at sizes around the tiles") {
     for (idx_t n : {0, 1, 2, 5, 6, 7, 8, 11, 12, 13})
       for (idx_t m : {0, 16, 32, 48, 64, 80, 112, 128})
         for (idx_t k : {0, 2, 14, 16, 18, 96})
-          for (Epilogue epilogue : {Epilogue::Store, Epilogue::Add, Epilogue::Relu}) {
+          for (Epilogue epilogue :
+               {Epilogue::Store, Epilogue::Add, Epilogue::Relu, Epilogue::AddRelu}) {
             CAPTURE(level_name(level));
             CAPTURE(n);
             CAPTURE(m);
