@@ -78,6 +78,28 @@ py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>
   return py::make_tuple(D, I);
 }
 
+py::tuple shortlist_vectors(const InvertedLists& lists, const std::optional<Floats>& centroids,
+                            const std::optional<Ids>& coarse_list_no,
+                            const std::optional<Floats>& coarse_score, const AdditiveTables& tables,
+                            const Floats& q, idx_t k, idx_t nprobe, int metric,
+                            const IdFilter* filter, idx_t max_codes, bool whole_lists,
+                            int n_threads) {
+  const SearchArgs args =
+      search_args(lists, centroids, coarse_list_no, coarse_score, tables, nullptr, q, k, nprobe, 0,
+                  metric, filter, {max_codes, whole_lists});
+  std::vector<float> D(static_cast<std::size_t>(args.n * k));
+  Ids I({args.n, k}), list_no({args.n, k});
+  Bytes codes({args.n, k, idx_t{lists.M()}});
+  idx_t* I_data = I.mutable_data();
+  const ResultCodes found{list_no.mutable_data(), codes.mutable_data()};
+  const Execution run = execution(n_threads);
+  {
+    const py::gil_scoped_release nogil;
+    search(args, D.data(), I_data, run, found);
+  }
+  return py::make_tuple(I, list_no, codes);
+}
+
 py::tuple range_search_vectors(const InvertedLists& lists, const std::optional<Floats>& centroids,
                                const std::optional<Ids>& coarse_list_no,
                                const std::optional<Floats>& coarse_score,
@@ -164,6 +186,13 @@ void bind_search(py::module_& m) {
       "whole shortlist; exit_margin scales its margins. The result does not depend on n_threads or "
       "on "
       "the batch. Ctrl-C raises KeyboardInterrupt.");
+  m.def("shortlist", shortlist_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
+        arg("coarse_score"), arg("tables"), arg("q"), arg("k"), arg("nprobe"), arg("metric"),
+        arg("filter") = py::none(), arg("max_codes") = 0, arg("whole_lists") = false,
+        arg("n_threads") = 1,
+        "The k best of each query by additive distance, as search finds them with nshort 0, and "
+        "their codes: (I (n, k) int64, list_no (n, k) int64, codes (n, k, M) uint8, one byte per "
+        "step). Missing ones come last, with I and list_no -1 and codes 0.");
   m.def("range_search", range_search_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
         arg("coarse_score"), arg("tables"), arg("weights"), arg("q"), arg("radius"), arg("nprobe"),
         arg("nshort"), arg("metric"), arg("filter") = py::none(), arg("max_empty_lists") = 0,

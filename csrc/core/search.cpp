@@ -80,6 +80,20 @@ void probe(const SearchArgs& a, idx_t begin, idx_t nq, idx_t nprobe, Worker& w) 
   }
 }
 
+// The codes of one query's results, at most k, as row `query` of `found`.
+void put_codes(const InvertedLists& lists, const std::vector<Candidate>& results, idx_t k,
+               idx_t query, const ResultCodes& found) {
+  idx_t* list_no = found.list_no + query * k;
+  std::uint8_t* codes = found.codes + query * k * lists.M();
+  std::fill_n(list_no, k, idx_t{-1});
+  std::fill_n(codes, k * lists.M(), std::uint8_t{0});
+  for (const Candidate& c : results) {
+    *list_no++ = c.list_no;
+    lists.read_code(c.list_no, c.offset, codes);
+    codes += lists.M();
+  }
+}
+
 // As many threads as the caller allows, but one where all the work is less than that is worth:
 // to start one costs tens of µs. `n_short`: vectors to decode for a query.
 Execution worth_threads(const SearchArgs& a, idx_t n_short, const Execution& run) {
@@ -111,7 +125,8 @@ Selection select(const SearchArgs& a, idx_t nprobe) {
 
 SearchStats search_stats;
 
-void search(const SearchArgs& a, float* D, idx_t* I, const Execution& allowed) {
+void search(const SearchArgs& a, float* D, idx_t* I, const Execution& allowed,
+            const ResultCodes& found) {
   check_args(a);
   const InvertedLists& lists = a.lists;
   const idx_t d = a.tables.d(), lut_size = idx_t{lists.M()} * lists.K();
@@ -174,6 +189,7 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& allowed) {
         *Di++ = sign * c.score;
         *Ii++ = c.id;
       }
+      if (found.codes) put_codes(lists, (*best)[i].sorted(), a.k, begin + i, found);
     }
   });
 }

@@ -46,9 +46,16 @@ struct SearchStats {
 };
 extern SearchStats search_stats;
 
+// Where `search` also puts the codes behind its results; null: nowhere.
+struct ResultCodes {
+  idx_t* list_no = nullptr;       // (n, k), -1 where a result is missing
+  std::uint8_t* codes = nullptr;  // (n, k, M), one byte per step, 0 where a result is missing
+};
+
 // D: (n, k) squared L2 or similarities, best first; I: (n, k) ids. Missing results, and every
 // result of a query with a NaN or an inf: id -1 and D = FLT_MAX (L2) or -FLT_MAX.
-void search(const SearchArgs& args, float* D, idx_t* I, const Execution& run);
+void search(const SearchArgs& args, float* D, idx_t* I, const Execution& run,
+            const ResultCodes& found = {});
 
 struct RangeHits {  // of one query, in no particular order
   std::vector<float> D;

@@ -161,6 +161,21 @@ def search(
     early_exit: EarlyExit | None = None,
     exit_margin: float = 1.0,
 ) -> tuple[_Floats, _Ids]: ...
+def shortlist(
+    lists: InvertedLists,
+    centroids: _Floats | None,
+    coarse_list_no: _Ids | None,
+    coarse_score: _Floats | None,
+    tables: AdditiveTables,
+    q: _Floats,
+    k: int,
+    nprobe: int,
+    metric: int,
+    filter: IdFilter | None = None,
+    max_codes: int = 0,
+    whole_lists: bool = False,
+    n_threads: int = 1,
+) -> tuple[_Ids, _Ids, _Codes]: ...
 def range_search(
     lists: InvertedLists,
     centroids: _Floats | None,
