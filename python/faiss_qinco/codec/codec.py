@@ -15,6 +15,9 @@ from ..threads import get_num_threads
 from .config import QINCoConfig, TrainingConfig, resolve_config, resolve_device
 
 if TYPE_CHECKING:
+    import torch
+
+    from .encoding import CompiledStep
     from .model import QINCo
     from .training import TrainingReport
 
@@ -53,6 +56,7 @@ class QINCoCodec:
         self.report: TrainingReport | None = None
         self._weights: _core.QincoWeights | None = None
         self._models: dict[str, QINCo] = {}
+        self._compiled: dict[tuple[str, torch.dtype], list[CompiledStep]] = {}
 
     # -- training -----------------------------------------------------------------------------
 
@@ -100,7 +104,8 @@ class QINCoCodec:
         x (n, d) finite. Behind an IVF, list_no (n,) int64 says which list each vector goes to
         (default: the nearest centroid in L2) and the result is (n, M + 1) int32, the list first;
         else (n, M) uint8. A, B: default the config's; A 0: all codewords. device: "auto", "cpu"
-        or a torch device. Raises ValueError for wrong shapes.
+        (the extension) or a torch device; "cpu:0" is torch on CPU tensors. Raises ValueError for
+        wrong shapes or a list that does not exist, RuntimeError where torch cannot use the device.
         """
         x = _rows("x", x, self.d)
         if self.nlist is not None and list_no is None:
@@ -112,6 +117,10 @@ class QINCoCodec:
                 f"list_no: expected shape ({len(x)},) and a codec with an IVF, "
                 f"got {list_no.shape} and nlist={self.nlist}"
             )
+        n_base = len(self.tensors["base"])
+        if list_no is not None and len(x) and not 0 <= list_no.min() <= list_no.max() < n_base:
+            # Here, because a GPU would not say what is wrong, and be of no use afterwards.
+            raise ArgumentError(f"list_no: expected values below nlist={self.nlist}")
         width_default, beam_default = self.config.beam(self.K)
         A = width_default if A is None else (self.K if A == 0 else min(A, self.K))
         B = beam_default if B is None else B
@@ -134,14 +143,14 @@ class QINCoCodec:
     ) -> np.ndarray:
         import torch
 
-        from .encoding import beam_encode, compile_steps
+        from .encoding import beam_encode
         from .training import use_bf16
 
         model = self._model(device)
         dtype = torch.bfloat16 if use_bf16(None, device) else torch.float32
         rows = torch.from_numpy((x - self.mean) / np.float32(self.std)).to(device)
-        lists = None if list_no is None else torch.from_numpy(list_no).to(device)
-        codes = beam_encode(model, compile_steps(model, dtype), rows, lists, A, B)[0]
+        lists = None if list_no is None else torch.tensor(list_no, device=device)
+        codes = beam_encode(model, self._steps(device, dtype), rows, lists, A, B)[0]
         return codes[:, -self.M :].to(torch.uint8).cpu().numpy()
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
@@ -184,13 +193,21 @@ class QINCoCodec:
     def _model(self, device: str) -> QINCo:
         import torch
 
-        from .model import QINCo
+        from .model import QINCo, check_device
 
         if device not in self._models:
+            check_device(device)
             model = QINCo(self.d, self.M, self.K, self.config, self.nlist)
             model.load_state_dict({k: torch.tensor(v) for k, v in self.tensors.items()})
             self._models[device] = model.to(device).eval()
         return self._models[device]
+
+    def _steps(self, device: str, dtype: torch.dtype) -> list[CompiledStep]:
+        from .encoding import compile_steps
+
+        if (device, dtype) not in self._compiled:
+            self._compiled[device, dtype] = compile_steps(self._model(device), dtype)
+        return self._compiled[device, dtype]
 
     # -- files --------------------------------------------------------------------------------
 

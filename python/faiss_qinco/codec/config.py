@@ -107,7 +107,7 @@ def resolve_config(config: str | QINCoConfig, device: str = "auto") -> QINCoConf
     if not isinstance(config, str):
         raise TypeError(f"config: expected a preset name or a QINCoConfig, got {type(config)}")
     if config == "auto":
-        return PRESETS["S" if resolve_device(device) == "cuda" else "XS"]
+        return PRESETS["XS" if resolve_device(device).startswith("cpu") else "S"]
     if config not in PRESETS:
         raise ValueError(f"config: expected one of {[*PRESETS, 'auto']}, got {config!r}")
     return PRESETS[config]
@@ -144,8 +144,9 @@ class TrainingConfig:
     patience : stop after so many validations without a new best error; None: never.
     n_validation : training vectors held out to measure the error.
     max_points : training vectors used at most (sampled); None: all.
-    device : "auto", "cpu", "cuda" or any torch device.
-    bf16 : matrix products in bfloat16; None: where the device has them.
+    device : "auto", "cpu", "cuda" or any torch device. On "cpu" the extension encodes; "cpu:0" is
+        torch on CPU tensors, as on a GPU.
+    bf16 : matrix products in bfloat16 (on "cpu": in Muon alone); None: where the device has them.
     seed : the one seed of everything random.
     checkpoint : path of a checkpoint, written at each validation (every 50 to 200 batches). A
         later training with the same data and settings goes on from it exactly, whatever ended

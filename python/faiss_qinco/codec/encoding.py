@@ -9,7 +9,11 @@ from torch import Tensor
 
 from .model import QINCo, Step
 
-ROWS = 8192  # candidates evaluated at a time: activations stay in cache on a CPU
+
+def rows_at_once(device: torch.device) -> int:
+    """Candidates that go through the networks together: on a CPU their activations stay in cache,
+    a GPU has work for all of it within a few hundred MB."""
+    return 8192 if device.type == "cpu" else 1 << 16
 
 
 class CompiledStep:
@@ -58,16 +62,21 @@ class CompiledStep:
         """
         n, H, d = e.shape
         row = (parent + H * torch.arange(n, device=e.device)[:, None]).flatten()
-        k = k.flatten()
+        Wx = x_hat.view(-1, d).to(self.W_x.dtype) @ self.W_x
+        f = self.f(k.flatten(), Wx.index_select(0, row))
+        f += e.view(-1, d).to(f.dtype).index_select(0, row)
+        return f.view(n, -1, d)
+
+    def f(self, k: Tensor, Wx: Tensor) -> Tensor:
+        """f(c_k, x̂) (n, d) of codewords k (n,), where Wx (n, d_e) is x̂ @ W_x."""
         z = self.table.index_select(0, k)
-        z += (x_hat.view(-1, d).to(z.dtype) @ self.W_x).index_select(0, row)
+        z += Wx
         for up, down in self.blocks:
             z.addmm_((z @ up).relu_(), down)
         f = z if self.out is None else z @ self.out
         if self.skip:
             f += self.codebook.index_select(0, k)
-        f += e.view(-1, d).to(f.dtype).index_select(0, row)
-        return f.view(n, -1, d)
+        return f
 
 
 @torch.no_grad()
@@ -101,7 +110,7 @@ def beam_encode(
         keep = 1 if m == len(steps) - 1 else min(B, width)
         new_codes = torch.empty(n, keep, m + 2, dtype=torch.int64, device=x.device)
         new_e = torch.empty(n, keep, d, device=x.device)
-        chunk = max(1, ROWS // width)
+        chunk = max(1, rows_at_once(x.device) // width)
         for i in range(0, n, chunk):
             part = slice(i, i + chunk)
             parent, k = step.preselected(e[part], width)
@@ -116,4 +125,5 @@ def beam_encode(
 
 
 def chunks(n: int, size: int) -> Iterable[slice]:
+    """0 .. n - 1 in slices of `size`, the last one shorter."""
     return (slice(i, min(i + size, n)) for i in range(0, n, size))

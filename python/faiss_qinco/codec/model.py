@@ -15,6 +15,15 @@ from torch.nn.functional import embedding
 from .config import QINCoConfig
 
 
+def check_device(device: str) -> None:
+    """Raises RuntimeError unless torch can use the device: an unknown name, a GPU that is not
+    there, or a torch built without what it needs (which torch calls an AssertionError)."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise RuntimeError(f"device: torch cannot use {device!r} here: {error}") from error
+
+
 class Block(nn.Module):
     """z + Down·relu(Up·z), without bias."""
 

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..threads import get_num_threads
 from .codec import pack_weights, with_prefix
 from .config import QINCoConfig, TrainingConfig, resolve_device
 from .encoding import beam_encode, chunks, compile_steps
-from .model import QINCo
+from .model import QINCo, check_device
 from .muon import Muon
 
 RQ_POINTS_PER_CODEWORD = 256  # training vectors of the RQ start, as faiss's k-means takes
@@ -63,7 +64,7 @@ def use_bf16(setting: bool | None, device: str) -> bool:
     if setting is not None:
         return setting
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(check and check())
 
@@ -104,6 +105,7 @@ class _Run:
         self.started = time.monotonic()
         self.training, self.config, self.K = training, config, K
         self.device = resolve_device(training.device)
+        check_device(self.device)
         self.dtype = torch.bfloat16 if use_bf16(training.bf16, self.device) else torch.float32
         rng = np.random.default_rng(training.seed)
         rows = rng.permutation(len(x))[: training.max_points]
@@ -264,7 +266,9 @@ class _Run:
 
     def loss(self, x: Tensor, codes: Tensor) -> Tensor:
         """Sum over the steps of |x̂_m - x|², and of the pre-selection codebooks' errors."""
-        x_hats = self.model.decode(codes)
+        half = self.device != "cpu" and self.dtype != torch.float32
+        with torch.autocast(x.device.type, self.dtype) if half else nullcontext():
+            x_hats = self.model.decode(codes)
         loss = x.new_zeros(())
         if self.lists is None:
             loss = loss + (x_hats[0] - x).square().sum(1).mean()

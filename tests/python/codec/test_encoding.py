@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import faiss_qinco as fq
+from faiss_qinco.codec import training
 
 from . import reference
 from .test_model import CONFIGS, random_codec
@@ -50,6 +51,18 @@ def test_torch_finds_the_same_codes(name, nlist):
         assert (codes == found).all(axis=1).mean() > 0.97  # bfloat16 and near-ties may swap
 
 
+def test_encoding_in_bf16(trained, base, monkeypatch):
+    """What a GPU runs, here on CPU tensors: other codes where it is close, as good ones."""
+    codec = fq.deserialize_index(trained[1]).codec
+    x = base[:500]
+    codes = codec.encode(x, device="cpu:0")
+    monkeypatch.setattr(training, "use_bf16", lambda *_: True)
+    rounded = codec.encode(x, device="cpu:0")
+    assert 0.6 < (codes == rounded).all(axis=1).mean() < 1
+    error, rounded_error = (np.square(codec.decode(c) - x).sum(1).mean() for c in (codes, rounded))
+    np.testing.assert_allclose(rounded_error, error, rtol=0.003)
+
+
 def test_codes_do_not_depend_on_threads_and_batch(trained, base):
     codec = fq.deserialize_index(trained[1]).codec
     x = base[:200]
@@ -76,8 +89,9 @@ def test_encode_refuses_wrong_shapes(trained, base):
         codec.encode(base[:3, :64])
     with pytest.raises(ValueError, match="list_no"):
         codec.encode(base[:3], np.zeros(2, np.int64))
-    with pytest.raises(ValueError, match="list_no"):
-        codec.encode(base[:3], np.full(3, 16))
+    for wrong in (16, -1):
+        with pytest.raises(ValueError, match="list_no"):
+            codec.encode(base[:3], np.full(3, wrong), device="cpu:0")
     with pytest.raises(ValueError, match="B: expected"):
         codec.encode(base[:3], B=0)
     no_preselection = random_codec(CONFIGS["QINCo1"])

@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 import faiss_qinco as fq
 from faiss_qinco.codec import training as room
 
 from ..conftest import TINY, training
+from .one_device import OneDevice
 
 
 def train(x, config=TINY, M=3, nbits=6, **kwargs):
@@ -43,10 +45,45 @@ def test_same_seed_same_codec(learn):
     assert any((t != other.tensors[k]).any() for k, t in a.tensors.items())
 
 
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_resume_is_exact(learn, tmp_path, monkeypatch, interruption):
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+def test_training_in_torch_alone_gets_as_far(learn, bf16):
+    """What a GPU runs, here on CPU tensors."""
+    settings = {"epochs": 3, "batch_size": 128}
+    expected = train(learn, **settings).report
+    report = train(learn, device="cpu:0", bf16=bf16, **settings).report
+    np.testing.assert_allclose(report.mse, expected.mse, rtol=0.01)
+    assert report.mse < 0.97 * report.history[0][2]
+
+
+@pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, d_e=48, train_A=None, A=0)])
+def test_training_stays_on_its_device(learn, config):
+    run = room._Run(learn[:2000], 3, 64, config, training(device="cpu:0"), None, None)
+    run.bar.close()
+    run.model.to("meta")
+    run.device, run.optimizers = "meta", run.make_optimizers()
+    x, _ = run.batch(np.arange(64))
+    with OneDevice():
+        codes = run.encoder()(x, None)
+        torch.autograd.backward(run.loss(x, codes))
+        run.optimizers[1].step()  # Muon's; AdamW's is torch's
+    assert x.is_meta and codes.is_meta
+    assert all(p.grad.is_meta for p in run.model.parameters())
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there(learn, device):
+    with pytest.raises(RuntimeError, match="torch cannot use"):
+        train(learn[:3000], device=device)
+
+
+@pytest.mark.parametrize(
+    ("interruption", "device"),
+    [(KeyboardInterrupt, "cpu"), (OSError, "cpu"), (KeyboardInterrupt, "cpu:0")],
+)
+def test_resume_is_exact(learn, tmp_path, monkeypatch, interruption, device):
     x = learn[:3000]
-    settings = {"epochs": 8, "batch_size": 128, "noise": 0.1}  # 176 batches, validated every 50
+    # 176 batches, validated every 50
+    settings = {"epochs": 8, "batch_size": 128, "noise": 0.1, "device": device}
     whole = train(x, **settings)
 
     path = tmp_path / "checkpoint"
