@@ -3,7 +3,7 @@
 Build:  x -> coarse clustering -> codec training -> additive codebooks   (train)
         x -> coarse assignment -> beam encoding -> bias -> inverted lists (add)
 Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking -> D, I,
-        one call of the extension.
+        one call of the extension; on a GPU, the re-ranking is torch's.
 
 All distances are squared L2, or inner products. Where FAISS has a behaviour, it is FAISS's.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from . import _core
 from .arrays import as_ids, as_matrix, check_buffer, filled
 from .codec.codec import QINCoCodec
-from .codec.config import QINCoConfig, TrainingConfig, resolve_config
+from .codec.config import QINCoConfig, TrainingConfig, resolve_config, resolve_device
 from .codec.early_exit import Checkpoint, pack_checkpoints
 from .codec.fitting import PROGRESS_VECTORS, fit, stored_bias
 from .errors import ArgumentError
@@ -57,8 +57,8 @@ class _QINCoIndex(ABC):
     """What the two indexes share: inverted lists of QINCo codes, tables, codec and search."""
 
     __slots__ = (
-        "M", "_config", "_exit_margin", "_nshort", "_trained", "d", "lists", "metric_arg",
-        "metric_type", "nbits", "nlist", "ntotal", "training", "verbose",
+        "M", "_config", "_exit_margin", "_nshort", "_rerank_device", "_trained", "d", "lists",
+        "metric_arg", "metric_type", "nbits", "nlist", "ntotal", "training", "verbose",
     )  # fmt: skip
 
     _ivf: ClassVar[bool]
@@ -85,7 +85,7 @@ class _QINCoIndex(ABC):
         self.metric_type, self.metric_arg, self.verbose = int(metric), 0.0, False
         self.training = training or TrainingConfig()
         self._config = config if config == "auto" else resolve_config(config)
-        self._nshort, self._exit_margin = 100, 1.0
+        self._nshort, self._exit_margin, self._rerank_device = 100, 1.0, "cpu"
         self.ntotal = 0
         self._trained: _Trained | None = None
         self.lists = _core.InvertedLists(self.nlist, self.M, self.nbits)
@@ -124,6 +124,28 @@ class _QINCoIndex(ABC):
     @exit_margin.setter
     def exit_margin(self, value: float) -> None:
         self._exit_margin = margin_factor(value)
+
+    @property
+    def rerank_device(self) -> str:
+        """Where `search` re-ranks: "cpu" (default), which is the extension; a torch device such as
+        "cuda" or "cuda:1"; "auto": cuda where torch sees a GPU, else cpu. "cpu:0" is torch on CPU
+        tensors, what a GPU runs.
+
+        On a torch device the extension finds the shortlist and the whole of it is decoded: there
+        is no early exit, and `faiss_qinco.search_stats` counts the queries alone. Results are the
+        same within rounding; float32 products are as exact as
+        `torch.set_float32_matmul_precision` says. `range_search`, and nshort 0, are always the
+        extension's. A property of the machine: kept by copy and pickle, not by files.
+
+        Raises TypeError unless a str; `search` raises RuntimeError where torch cannot use it.
+        """
+        return self._rerank_device
+
+    @rerank_device.setter
+    def rerank_device(self, value: str) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"rerank_device: expected a str, got {value!r}")
+        self._rerank_device = value
 
     @property
     def code_size(self) -> int:
@@ -335,7 +357,34 @@ class _QINCoIndex(ABC):
         I: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         filter, n_threads = id_filter(params.sel, get_num_threads())
+        nprobe = min(params.nprobe, self.nlist) if list_no is None else list_no.shape[1]
         full = params.ensure_topk_full and params.max_codes > 0
+        max_codes = max(params.max_codes, k) if full else params.max_codes
+        device = resolve_device(self._rerank_device) if params.nshort else "cpu"
+        if device != "cpu":
+            from .codec.reranking import rerank
+
+            n_short = min(max(params.nshort or 0, k), max(self.lists.ntotal, 1))
+
+            def shortlist(part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+                return _core.shortlist(
+                    self.lists,
+                    trained.centroids,
+                    None if list_no is None else list_no[part],
+                    None if distance is None else distance[part],
+                    trained.tables,
+                    x[part],
+                    n_short,
+                    nprobe,
+                    self.metric_type,
+                    filter,
+                    max_codes,
+                    full,
+                    n_threads,
+                )
+
+            new_D, new_I = rerank(trained.codec, x, shortlist, n_short, k, self.metric_type, device)
+            return filled(D, new_D), filled(I, new_I)
         exit_margin = params.exit_margin or 0.0
         new_D, new_I = _core.search(
             self.lists,
@@ -346,11 +395,11 @@ class _QINCoIndex(ABC):
             trained.codec.weights if params.nshort else None,
             x,
             k,
-            min(params.nprobe, self.nlist) if list_no is None else list_no.shape[1],
+            nprobe,
             params.nshort or 0,
             self.metric_type,
             filter,
-            max(params.max_codes, k) if full else params.max_codes,
+            max_codes,
             full,
             n_threads,
             trained.early_exit if np.isfinite(exit_margin) else None,
@@ -541,7 +590,7 @@ class _QINCoIndex(ABC):
         """Inverse of `state`. Raises KeyError, TypeError or ValueError where they do not fit."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), *self.state(), self.training)
+        return _restored, (type(self), *self.state(), self.training, self._rerank_device)
 
 
 class IndexQINCo(_QINCoIndex):
@@ -610,7 +659,8 @@ class IndexIVFQINCo(_QINCoIndex):
     Attributes
     ----------
     nprobe : lists to visit per query, default 1. nshort : vectors to re-rank, default 100.
-    exit_margin : early exit of re-ranking, default 1.0; inf: none.
+    exit_margin : early exit of re-ranking, default 1.0; inf: none. rerank_device : where it runs,
+        default "cpu"; a torch device, or "auto".
     cp : faiss.ClusteringParameters of the coarse clustering. codec : QINCoCodec once trained.
     d, ntotal, is_trained, metric_type, nlist, M, nbits, code_size, quantizer as in FAISS.
 
@@ -848,8 +898,9 @@ def _restored(
     header: dict[str, Any],
     tensors: dict[str, np.ndarray],
     training: TrainingConfig,
+    rerank_device: str = "cpu",
 ) -> _QINCoIndex:
     """What pickle and copy call."""
     index: _QINCoIndex = kind.from_state(header, tensors)
-    index.training = training
+    index.training, index.rerank_device = training, rerank_device
     return index

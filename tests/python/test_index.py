@@ -183,6 +183,74 @@ def test_early_exit_keeps_k_candidates(filled, queries):
         fq.SearchParametersIVFQINCo(exit_margin=np.nan)
 
 
+@pytest.fixture
+def torch_index(trained, base, request):
+    """Some vectors are stored twice: only the id says which comes first."""
+    index = fq.deserialize_index(trained[request.param])
+    index.add(np.vstack((base[:3000], base[:1000])))
+    index.nprobe, index.exit_margin = 5, np.inf
+    return index
+
+
+@pytest.mark.parametrize("torch_index", METRICS.values(), ids=METRICS, indirect=True)
+def test_a_torch_device_gives_the_same_results(torch_index, queries):
+    """What a GPU runs, here on CPU tensors."""
+    index, q = torch_index, queries[:60].copy()
+    q[3, 5] = np.nan
+    Dq, Iq = index.quantizer.search(queries[:60], 5)
+    few = fq.SearchParametersIVFQINCo(nprobe=4, nshort=70, sel=faiss.IDSelectorRange(2000, 2300))
+    none = fq.SearchParametersIVFQINCo(sel=faiss.IDSelectorRange(-9, -1))
+    early = fq.SearchParametersIVFQINCo(nprobe=5, max_codes=90, ensure_topk_full=True)
+    calls = [
+        lambda: index.search(q, 10),
+        lambda: index.search(q, 150),  # more than nshort
+        lambda: index.search(q[:9], 5000),  # more than there are
+        lambda: index.search(q, 20, params=few),
+        lambda: index.search(q, 20, params=none),
+        lambda: index.search(q, 20, params=early),
+        lambda: index.search_preassigned(q, 10, Iq, Dq),
+        lambda: index.search_preassigned(q, 10, Iq, None),
+    ]
+    expected = [call() for call in calls]
+    index.rerank_device = "cpu:0"
+    for call, (D, I) in zip(calls, expected, strict=True):
+        found = call()
+        assert [a.dtype for a in found] == [np.float32, np.int64]
+        assert_same_results(*found, D, I)
+    D, I = np.empty((60, 10), np.float32), np.empty((60, 10), np.int64)
+    assert index.search(q, 10, D=D, I=I)[0] is D
+    np.testing.assert_array_equal(I, calls[0]()[1])
+    assert index.search(q[:0], 3)[0].shape == (0, 3)
+    index.reset()
+    assert (index.search(q, 3)[1] == -1).all()
+
+
+def test_a_flat_index_on_a_torch_device(learn, base, queries):
+    index = flat_index(learn[:4000])
+    index.add(base[:1000])
+    index.exit_margin = np.inf
+    expected = index.search(queries, 10)
+    index.rerank_device = "cpu:0"
+    assert_same_results(*index.search(queries, 10), *expected)
+
+
+def test_rerank_device(filled, queries):
+    assert filled.rerank_device == "cpu"
+    expected = filled.search(queries[:5], 3)
+    filled.rerank_device = "nonsense"
+    with pytest.raises(RuntimeError, match="torch cannot use 'nonsense'"):
+        filled.search(queries[:5], 3)
+    with pytest.raises(TypeError, match="rerank_device"):
+        filled.rerank_device = 0
+    for twin in (copy.copy(filled), pickle.loads(pickle.dumps(filled))):
+        assert twin.rerank_device == "nonsense"
+    restored = fq.deserialize_index(fq.serialize_index(filled))
+    np.testing.assert_array_equal(restored.search(queries[:5], 3)[1], expected[1])
+    filled.range_search(queries[:5], 1.0)  # the extension's alone
+    filled.nshort = 0
+    filled.search(queries[:5], 3)
+
+
 def test_any_quantizer(learn, base, queries):
     """HNSW as coarse quantizer: the same lists as flat, but for what its graph misses."""
     flat, hnsw = new_index(epochs=1), new_index(epochs=1)
