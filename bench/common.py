@@ -216,11 +216,13 @@ def product_flops() -> int:
     return 2 * rows * inner * columns
 
 
-def row_flops(config: fq.QINCoConfig, d: int) -> int:
-    """Of one row through the blocks of a network and Out: what neither a table of the codewords
-    nor a product shared by many rows saves."""
-    d_e = config.width(d)
-    return config.L * 4 * d_e * config.d_h + (2 * d_e * d if d_e != d else 0)
+def network_flops(config: fq.QINCoConfig, d: int) -> tuple[int, int]:
+    """Of one row through a step's network as the extension compiles it: the products with x̂, which
+    candidates of one x̂ share, and the others."""
+    d_e, d_h, L = config.width(d), config.d_h, config.L
+    of_x = 2 * d * (d_e + (d_h if L else 0))
+    blocks = 4 * (L - 1) * d_e * d_h + 2 * d_h * d if L else 0
+    return of_x, blocks + (2 * d_e * d if d_e != d else 0)
 
 
 def environment() -> dict[str, Any]:
