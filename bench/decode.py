@@ -7,8 +7,8 @@ torch's matrix product take turns, and each counts by its best time: so the rati
 one run.
 
 GFLOP/s: the operations that decoding needs once everything that depends on the codeword alone is
-a table, and linear maps that meet are multiplied out. Its share is of the rate that torch reaches for
-the product of 2048 x 128 and 128 x 256 in float32 and, where the CPU has it, in bfloat16.
+a table, and linear maps that meet are multiplied out. Its share is of the rate that torch reaches
+for the product of 2048 x 128 and 128 x 256 in float32 and, where the CPU has it, in bfloat16.
 Deviation: the largest difference to the torch model's vectors, relative to the standard deviation
 of their entries.
 

@@ -61,11 +61,12 @@ py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>
                          const QincoWeights* weights, const Floats& q, idx_t k, idx_t nprobe,
                          idx_t nshort, int metric, const IdFilter* filter, idx_t max_codes,
                          bool whole_lists, int n_threads, const EarlyExit* early_exit,
-                         float exit_margin) {
+                         float exit_margin, const QincoWeights* student) {
   SearchArgs args = search_args(lists, centroids, coarse_list_no, coarse_score, tables, weights, q,
                                 k, nprobe, nshort, metric, filter, {max_codes, whole_lists});
   args.early_exit = early_exit;
   args.exit_margin = exit_margin;
+  args.student = student;
   Floats D({args.n, k});
   Ids I({args.n, k});
   float* D_data = D.mutable_data();
@@ -157,7 +158,11 @@ void bind_search(py::module_& m) {
       .def_property_readonly("n_steps", [](const SearchStats& s) { return s.n_steps.load(); })
       .def_property_readonly("n_steps_saved",
                              [](const SearchStats& s) { return s.n_steps_saved.load(); })
-      .def("reset", [](SearchStats& s) { s.nq = s.n_reranked = s.n_steps = s.n_steps_saved = 0; });
+      .def_property_readonly("n_student_steps",
+                             [](const SearchStats& s) { return s.n_student_steps.load(); })
+      .def("reset", [](SearchStats& s) {
+        s.nq = s.n_reranked = s.n_steps = s.n_steps_saved = s.n_student_steps = 0;
+      });
   m.attr("search_stats") = py::cast(&search_stats, py::return_value_policy::reference);
   m.def(
       "assign", assign_vectors, arg("centroids"), arg("x"), arg("nprobe"), arg("metric") = 1,
@@ -171,7 +176,7 @@ void bind_search(py::module_& m) {
       arg("coarse_score"), arg("tables"), arg("weights"), arg("q"), arg("k"), arg("nprobe"),
       arg("nshort"), arg("metric"), arg("filter") = py::none(), arg("max_codes") = 0,
       arg("whole_lists") = false, arg("n_threads") = 1, arg("early_exit") = py::none(),
-      arg("exit_margin") = 1.0f,
+      arg("exit_margin") = 1.0f, arg("student") = py::none(),
       "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) float32: "
       "squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX (L2) or -FLT_MAX "
       "and -1; a query with a NaN or an inf gives padding only.\n\n"
@@ -183,9 +188,9 @@ void bind_search(py::module_& m) {
       "less work, about what would enter a shortlist. max_codes: "
       "how many selected codes of a query to scan, 0: all; with whole_lists the list where their "
       "number is reached is scanned to its end. early_exit: an EarlyExit, or None to decode the "
-      "whole shortlist; exit_margin scales its margins. The result does not depend on n_threads or "
-      "on "
-      "the batch. Ctrl-C raises KeyboardInterrupt.");
+      "whole shortlist; exit_margin scales its margins; student: weights of a cheaper model of the "
+      "same codes that decodes up to its checkpoints, None: `weights` do. The result does not "
+      "depend on n_threads or on the batch. Ctrl-C raises KeyboardInterrupt.");
   m.def("shortlist", shortlist_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
         arg("coarse_score"), arg("tables"), arg("q"), arg("k"), arg("nprobe"), arg("metric"),
         arg("filter") = py::none(), arg("max_codes") = 0, arg("whole_lists") = false,

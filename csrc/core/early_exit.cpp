@@ -14,7 +14,7 @@ EarlyExit::EarlyExit(int M, int K, idx_t d) : M_(M), K_(K), d_(d) {
 
 void EarlyExit::add_checkpoint(int n_codes, float margin, const float* tail) {
   const int first = checkpoints_.empty() ? 0 : checkpoints_.back().n_codes + 1;
-  check(n_codes >= first && n_codes < M_, "n_codes: expected ", first, " to ", M_ - 1, ", got ",
+  check(n_codes >= first && n_codes <= M_, "n_codes: expected ", first, " to ", M_, ", got ",
         n_codes);
   check(margin >= 0, "margin: expected at least 0, got ", margin);
   checkpoints_.push_back({n_codes, margin, {tail, tail + tail_size(n_codes) * K_ * d_}});

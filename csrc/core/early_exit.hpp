@@ -3,7 +3,8 @@
 // After n_codes codes a candidate is approximated by x̂ + sum_{m >= n_codes} tail_m[i_m], with
 // additive codebooks fitted to what the networks of those steps would add; after none, by what the
 // tables said. One whose approximate distance exceeds the k-th smallest of its query by more than a
-// margin is dropped.
+// margin is dropped. What decodes up to the checkpoints is the model itself, or a student of it:
+// cheap enough to have a checkpoint after all M codes as well.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,7 @@ class EarlyExit {
 
   EarlyExit(int M, int K, idx_t d);
 
-  // In ascending order of n_codes, which is 0 to M - 1. tail: (tail_size(n_codes), K, d).
+  // In ascending order of n_codes, which is 0 to M. tail: (tail_size(n_codes), K, d).
   // margin >= 0.
   void add_checkpoint(int n_codes, float margin, const float* tail);
 

@@ -17,54 +17,65 @@ class BlockReranker {
  public:
   BlockReranker(const QincoWeights& weights, int M, const float* q, Metric metric,
                 RerankScratch& scratch)
-      : w_(weights), M_(M), q_(q), metric_(metric), s_(scratch) {}
+      : codec_(weights), w_(&weights), M_(M), q_(q), metric_(metric), s_(scratch) {}
 
-  void start(const InvertedLists& lists, std::vector<TopK>& shortlists, idx_t nq) {
+  // The entries to decode: those that `exit` does not give up for what the tables said already.
+  void start(const InvertedLists& lists, std::vector<TopK>& shortlists, idx_t nq,
+             const EarlyExit* exit, float margin, idx_t k) {
+    const EarlyExit::Checkpoint* tables = nullptr;
+    if (exit && !exit->checkpoints().empty()) tables = &exit->checkpoints().front();
+    if (tables && tables->n_codes > 0) tables = nullptr;
+    idx_t n_all = 0;
     s_.entries.clear();
-    for (idx_t i = 0; i < nq; ++i)
-      for (const Candidate& c : shortlists[i].sorted()) s_.entries.push_back({i, c});
-    s_.n_entries += n();
+    for (idx_t i = 0; i < nq; ++i) {
+      const std::vector<Candidate>& sorted = shortlists[i].sorted();
+      n_all += static_cast<idx_t>(sorted.size());
+      float limit = std::numeric_limits<float>::infinity();
+      if (tables && static_cast<idx_t>(sorted.size()) > k)
+        limit = bound(*tables, margin, sorted[static_cast<std::size_t>(k) - 1].score, i);
+      for (const Candidate& c : sorted)
+        if (!(c.score > limit)) s_.entries.push_back({i, c});
+    }
+    s_.n_entries += n_all;
+    s_.n_steps_saved += (n_all - n()) * (M_ - n_first_);
     s_.list_no.resize(s_.entries.size());
     s_.codes.resize(static_cast<std::size_t>(n() * M_));
     s_.x.resize(static_cast<std::size_t>(n() * dp_));
-    s_.original.resize(static_cast<std::size_t>(w_.d()));
+    s_.original.resize(static_cast<std::size_t>(d_));
     for (idx_t i = 0; i < n(); ++i) {
       const Candidate& c = s_.entries[i].candidate;
       lists.read_code(c.list_no, c.offset, s_.codes.data() + i * M_);
     }
-    restart(w_.in_bf16());
   }
 
   idx_t n() const { return static_cast<idx_t>(s_.entries.size()); }
   bool in_bf16() const { return in_bf16_; }
 
-  // Back to no code decoded.
-  void restart(bool in_bf16) {
+  // Back to no code decoded; from here on by the codec's weights or a student's.
+  void restart(const QincoWeights& weights, bool in_bf16) {
+    w_ = &weights;
     in_bf16_ = in_bf16;
-    find_lists();
-    decode_start(w_, n(), s_.list_no.data(), s_.codes.data(), M_, s_.x.data());
-    n_done_ = w_.ivf() ? 0 : 1;
+    for (idx_t i = 0; i < n(); ++i) s_.list_no[i] = s_.entries[i].candidate.list_no;
+    decode_start(*w_, n(), s_.list_no.data(), s_.codes.data(), M_, s_.x.data());
+    n_done_ = n_first_;
   }
 
   void decode_to(int n_codes) {
-    if (n_done_ == 0) find_lists();
     for (idx_t begin = 0; begin < n(); begin += kDecodeBlock)
-      decode_steps(w_, in_bf16_, std::min(kDecodeBlock, n() - begin), s_.list_no.data() + begin,
+      decode_steps(*w_, in_bf16_, std::min(kDecodeBlock, n() - begin), s_.list_no.data() + begin,
                    s_.codes.data() + begin * M_, M_, n_done_, n_codes, s_.x.data() + begin * dp_,
                    s_.decode);
-    s_.n_steps += n() * (n_codes - n_done_);
+    (by_student() ? s_.n_student_steps : s_.n_steps) += n() * (n_codes - n_done_);
     n_done_ = n_codes;
   }
 
   // Drops the entries that are out of reach of the best k of their query.
   void drop(const EarlyExit& exit, const EarlyExit::Checkpoint& checkpoint, float margin, idx_t k) {
-    for (idx_t i = 0; i < n() && checkpoint.n_codes > 0; ++i) {
+    for (idx_t i = 0; i < n(); ++i) {
       exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i));
       s_.entries[i].candidate.score = score(i);
     }
-    drop(k, k + 1, [&](float kth, idx_t query) {
-      return exit_bound(kth, margin * checkpoint.margin, q_ + query * w_.d(), w_.d(), metric_);
-    });
+    drop(k, k + 1, [&](float kth, idx_t query) { return bound(checkpoint, margin, kth, query); });
   }
 
   bool any_query_with(idx_t n_entries) const {
@@ -91,6 +102,12 @@ class BlockReranker {
   }
 
  private:
+  bool by_student() const { return w_ != &codec_; }
+
+  float bound(const EarlyExit::Checkpoint& checkpoint, float margin, float kth, idx_t query) const {
+    return exit_bound(kth, margin * checkpoint.margin, q_ + query * d_, d_, metric_);
+  }
+
   // Of queries with at least n_entries, drops the entries whose score exceeds what
   // bound(k-th best, query) says.
   template <class Bound>
@@ -110,22 +127,18 @@ class BlockReranker {
       for (idx_t i = begin; i < end; ++i)
         if (!(s_.entries[i].candidate.score > limit)) keep(i, kept++);
     }
-    s_.n_steps_saved += (n() - kept) * (M_ - n_done_);
+    s_.n_steps_saved += (n() - kept) * (M_ - (by_student() ? n_first_ : n_done_));
     s_.entries.resize(static_cast<std::size_t>(kept));
-  }
-
-  void find_lists() {
-    for (idx_t i = 0; i < n(); ++i) s_.list_no[i] = s_.entries[i].candidate.list_no;
   }
 
   // x̂ of an entry in the original space.
   float* original(idx_t i) {
-    for (idx_t j = 0; j < w_.d(); ++j) s_.original[j] = s_.x[i * dp_ + j] * w_.std() + w_.mean()[j];
+    for (idx_t j = 0; j < d_; ++j) s_.original[j] = s_.x[i * dp_ + j] * w_->std() + w_->mean()[j];
     return s_.original.data();
   }
 
   float score(idx_t i) const {
-    return exact_score(q_ + s_.entries[i].query * w_.d(), s_.original.data(), w_.d(), metric_);
+    return exact_score(q_ + s_.entries[i].query * d_, s_.original.data(), d_, metric_);
   }
 
   void keep(idx_t from, idx_t to) {
@@ -135,35 +148,41 @@ class BlockReranker {
     std::copy_n(s_.x.data() + from * dp_, dp_, s_.x.data() + to * dp_);
   }
 
-  const QincoWeights& w_;
+  const QincoWeights& codec_;
+  const QincoWeights* w_;  // the codec's or a student's, of the same d and base
   const int M_;
   const float* q_;
   const Metric metric_;
   RerankScratch& s_;
-  const idx_t dp_ = w_.base().cols;
+  const idx_t d_ = codec_.d(), dp_ = codec_.base().cols;
+  const int n_first_ = codec_.ivf() ? 0 : 1;  // codes that need no network
   bool in_bf16_ = false;
   int n_done_ = 0;
 };
 
 }  // namespace
 
-void rerank_block(const InvertedLists& lists, const QincoWeights& weights, const EarlyExit* exit,
-                  float margin, idx_t nq, const float* q, idx_t k, Metric metric,
-                  std::vector<TopK>& shortlists, std::vector<TopK>& results,
-                  RerankScratch& scratch) {
+void rerank_block(const InvertedLists& lists, const QincoWeights& weights,
+                  const QincoWeights* student, const EarlyExit* exit, float margin, idx_t nq,
+                  const float* q, idx_t k, Metric metric, std::vector<TopK>& shortlists,
+                  std::vector<TopK>& results, RerankScratch& scratch) {
   BlockReranker block(weights, lists.M(), q, metric, scratch);
-  block.start(lists, shortlists, nq);
+  block.start(lists, shortlists, nq, exit, margin, k);
+  const QincoWeights& first = exit && student ? *student : weights;
+  block.restart(first, first.in_bf16());
   if (exit)
     for (const EarlyExit::Checkpoint& checkpoint : exit->checkpoints()) {
-      if (checkpoint.n_codes > 0) block.decode_to(checkpoint.n_codes);
+      if (checkpoint.n_codes == 0) continue;  // done
+      block.decode_to(checkpoint.n_codes);
       block.drop(*exit, checkpoint, margin, k);
     }
+  if (&first != &weights) block.restart(weights, weights.in_bf16());
   if (block.in_bf16()) {
     if (block.any_query_with(worth_ranking(k))) {
       block.decode_to(lists.M());
       block.drop_ranked(k);
     }
-    block.restart(false);
+    block.restart(weights, false);
   }
   block.decode_to(lists.M());
   block.finish(results);

@@ -21,18 +21,18 @@ struct RerankScratch {
   std::vector<float> original, scores;  // one vector; the scores of one query
   std::vector<idx_t> list_no;
   DecodeScratch decode;
-  // These add up: entries, networks run for them, and not run for early exit.
-  idx_t n_entries = 0, n_steps = 0, n_steps_saved = 0;
+  // These add up: entries, networks run for them, and not run for early exit; the student's.
+  idx_t n_entries = 0, n_steps = 0, n_steps_saved = 0, n_student_steps = 0;
 };
 
 // q: (nq, d). Pushes the entries of shortlists[i] into results[i] with their exact scores: all of
 // them, or those that `exit` lets through where it is not null, at least k. margin scales those of
-// the checkpoints. Weights in bf16 rank first, and only what stays near the best k is decoded in
-// float32. The shortlists of a block of queries are decoded together: small ones still
-// fill the kernel.
-void rerank_block(const InvertedLists& lists, const QincoWeights& weights, const EarlyExit* exit,
-                  float margin, idx_t nq, const float* q, idx_t k, Metric metric,
-                  std::vector<TopK>& shortlists, std::vector<TopK>& results,
-                  RerankScratch& scratch);
+// the checkpoints. `student`: what decodes up to them, then `weights` start anew; null: `weights`.
+// Weights in bf16 rank first, and only what stays near the best k is decoded in float32. The
+// shortlists of a block of queries are decoded together: small ones still fill the kernel.
+void rerank_block(const InvertedLists& lists, const QincoWeights& weights,
+                  const QincoWeights* student, const EarlyExit* exit, float margin, idx_t nq,
+                  const float* q, idx_t k, Metric metric, std::vector<TopK>& shortlists,
+                  std::vector<TopK>& results, RerankScratch& scratch);
 
 }  // namespace fq

@@ -54,6 +54,11 @@ void check_args(const SearchArgs& a) {
         "early_exit: expected M = ", lists.M(), ", K = ", lists.K(), ", d = ", w.d(), ", got ",
         e.M(), ", ", e.K(), ", ", e.d());
   check(a.exit_margin >= 0, "exit_margin: expected at least 0, got ", a.exit_margin);
+  if (!a.student) return;
+  const QincoWeights& s = *a.student;
+  check(s.d() == w.d() && s.nbits() == w.nbits() && s.M() >= lists.M() && s.ivf() == w.ivf() &&
+            s.n_base() == w.n_base(),
+        "student: expected d, nbits, M and base as of weights");
 }
 
 // Coarse lists and (minimised) scores of nq queries from `begin`.
@@ -171,12 +176,14 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& allowed,
     if (a.nshort > 0) {
       w.results.resize(static_cast<std::size_t>(nq));
       for (TopK& result : w.results) result.reset(k);
-      w.rerank.n_entries = w.rerank.n_steps = w.rerank.n_steps_saved = 0;
-      rerank_block(lists, *a.weights, a.early_exit, a.exit_margin, nq, q, k, a.metric, w.shortlists,
-                   w.results, w.rerank);
+      w.rerank.n_entries = w.rerank.n_steps = 0;
+      w.rerank.n_steps_saved = w.rerank.n_student_steps = 0;
+      rerank_block(lists, *a.weights, a.student, a.early_exit, a.exit_margin, nq, q, k, a.metric,
+                   w.shortlists, w.results, w.rerank);
       best = &w.results;
       search_stats.n_steps += w.rerank.n_steps;
       search_stats.n_steps_saved += w.rerank.n_steps_saved;
+      search_stats.n_student_steps += w.rerank.n_student_steps;
       search_stats.n_reranked += w.rerank.n_entries;
     }
 

@@ -35,14 +35,16 @@ struct SearchArgs {
   ScanLimits limits = {};
   const EarlyExit* early_exit = nullptr;  // null: the whole shortlist is decoded to the end
   float exit_margin = 1;                  // times the margins of its checkpoints
+  const QincoWeights* student = nullptr;  // decodes up to them; null: `weights`
 };
 
 // What all searches of this process have done since the start, or since it was set to zero.
 struct SearchStats {
-  std::atomic<idx_t> nq{0};             // queries
-  std::atomic<idx_t> n_reranked{0};     // entries of their shortlists
-  std::atomic<idx_t> n_steps{0};        // networks run for them
-  std::atomic<idx_t> n_steps_saved{0};  // and not run, for early exit
+  std::atomic<idx_t> nq{0};               // queries
+  std::atomic<idx_t> n_reranked{0};       // entries of their shortlists
+  std::atomic<idx_t> n_steps{0};          // networks run for them
+  std::atomic<idx_t> n_steps_saved{0};    // and not run, for early exit
+  std::atomic<idx_t> n_student_steps{0};  // networks of students run for them
 };
 extern SearchStats search_stats;
 

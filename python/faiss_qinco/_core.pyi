@@ -120,6 +120,8 @@ class SearchStats:
     def n_steps(self) -> int: ...
     @property
     def n_steps_saved(self) -> int: ...
+    @property
+    def n_student_steps(self) -> int: ...
     def reset(self) -> None: ...
 
 search_stats: SearchStats
@@ -160,6 +162,7 @@ def search(
     n_threads: int = 1,
     early_exit: EarlyExit | None = None,
     exit_margin: float = 1.0,
+    student: QincoWeights | None = None,
 ) -> tuple[_Floats, _Ids]: ...
 def shortlist(
     lists: InvertedLists,

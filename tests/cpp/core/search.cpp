@@ -243,10 +243,75 @@ TEST_CASE("search: early exit drops what its margins allow, and keeps k with exa
     args.exit_margin = -1;
     CHECK_THROWS_AS(run_search(args), CheckError);
     CHECK_THROWS_AS(early.add_checkpoint(2, 0, nullptr), CheckError);
-    CHECK_THROWS_AS(early.add_checkpoint(3, 0, nullptr), CheckError);
+    CHECK_THROWS_AS(early.add_checkpoint(4, 0, nullptr), CheckError);
     const EarlyExit other(4, 16, Index::d);
     args.exit_margin = 1;
     args.early_exit = &other;
+    CHECK_THROWS_AS(run_search(args), CheckError);
+  }
+}
+
+TEST_CASE("search: a student drops what its margins allow and nothing more, the rest is exact") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
+    Index index(metric);
+    test::Model small = index.model;
+    for (auto& step : small.steps)
+      for (float& c : step.codebook) c *= 0.9f;
+    const QincoWeights student = small.weights();
+    const idx_t k = 3, n = Index::n, d = Index::d;
+    auto decoded = [&](const QincoWeights& weights) {
+      std::vector<float> x(n * d);
+      decode(weights, n, index.list_no.data(), index.codes.data(), 3, 3, x.data(), {1});
+      return x;
+    };
+    const std::vector<float> x = decoded(index.weights), x_student = decoded(student);
+    SearchArgs args = index.args(k, Index::nlist, n, metric);
+    const Result all = run_search(args);
+    EarlyExit early(3, 16, d);
+    early.add_checkpoint(3, 0.2f, nullptr);
+    args.early_exit = &early;
+    args.student = &student;
+    search_stats.n_reranked = search_stats.n_steps = search_stats.n_steps_saved = 0;
+    search_stats.n_student_steps = 0;
+    const Result some = run_search(args);
+    CHECK(search_stats.n_student_steps == 3 * n * Index::nq);
+    CHECK(search_stats.n_steps_saved > n * Index::nq);
+    CHECK(search_stats.n_steps + search_stats.n_steps_saved == 3 * search_stats.n_reranked);
+    for (idx_t i = 0; i < Index::nq; ++i) {
+      const float* q = &index.q[i * d];
+      auto score = [&](const std::vector<float>& of, idx_t j) {
+        return exact_score(q, &of[j * d], d, metric);
+      };
+      TopK by_student(k), expected(k);
+      for (idx_t j = 0; j < n; ++j) by_student.push({score(x_student, j), j, 0, 0});
+      const float bound = exit_bound(by_student.sorted()[k - 1].score, 0.2f, q, d, metric);
+      for (idx_t j = 0; j < n; ++j)
+        if (score(x_student, j) <= bound) expected.push({score(x, j), index.ids[j], 0, 0});
+      for (idx_t r = 0; r < k; ++r) {
+        CHECK(some.I[i * k + r] == expected.sorted()[r].id);
+        CHECK(some.D[i * k + r] ==
+              (metric == Metric::L2 ? 1.0f : -1.0f) * expected.sorted()[r].score);
+      }
+    }
+    EarlyExit more(3, 16, d);
+    more.add_checkpoint(0, 2.0f, nullptr);
+    more.add_checkpoint(1, 1.0f, index.rng.floats(2 * 16 * d, 0.3f).data());
+    more.add_checkpoint(3, 0.2f, nullptr);
+    args.early_exit = &more;
+    args.nshort = 60;
+    const Result batch = run_search(args);
+    CHECK(run_search(args, 3) == batch);
+    SearchArgs one = args;
+    one.n = 1;
+    for (idx_t i = 0; i < Index::nq; ++i, one.q += d) {
+      const Result alone = run_search(one);
+      CHECK(std::equal(alone.D.begin(), alone.D.end(), batch.D.begin() + i * k));
+    }
+    args.nshort = n;
+    args.exit_margin = 1e9f;
+    CHECK(run_search(args) == all);
+    const QincoWeights other = test::Model(index.rng, false, true, d, 20, 2).weights();
+    args.student = &other;
     CHECK_THROWS_AS(run_search(args), CheckError);
   }
 }
