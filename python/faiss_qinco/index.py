@@ -1,6 +1,6 @@
 """`IndexIVFQINCo` and `IndexQINCo`: state, and the order of the rooms.
 
-Build:  x -> coarse clustering -> codec training -> additive codebooks   (train)
+Build:  x -> coarse clustering -> codec training -> student, additive codebooks (train)
         x -> coarse assignment -> beam encoding -> bias -> inverted lists (add)
 Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking -> D, I,
         one call of the extension; on a GPU, the re-ranking is torch's.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import faiss
@@ -117,7 +117,8 @@ class _QINCoIndex(ABC):
     def exit_margin(self) -> float:
         """Early exit of re-ranking: candidates that are further from the k-th best than this times
         the margin calibrated in training are not decoded to the end. Default 1.0; inf: all are, and
-        the results are exact for the shortlist. `faiss_qinco.search_stats` counts the work saved.
+        the results are exact for the shortlist. Where the codec has a student, that one decodes
+        until only few candidates are left. `faiss_qinco.search_stats` counts the work saved.
         """
         return self._exit_margin
 
@@ -170,7 +171,7 @@ class _QINCoIndex(ABC):
             parts["centroids"] = self._trained.centroids.nbytes
             tails = sum(c.tail.nbytes for c in self._trained.checkpoints)
             parts["tables"] = 3 * self._trained.additive.nbytes + 2 * tails
-            parts["codec"] = sum(t.nbytes for t in self._trained.codec.tensors.values())
+            parts["codec"] = sum(t.nbytes for t in self._trained.codec.state()[1].values())
         total = sum(parts.values())
         return parts | {"total": total, "per_vector": total / self.ntotal if self.ntotal else 0.0}
 
@@ -224,6 +225,23 @@ class _QINCoIndex(ABC):
         list_no = None if centroids is None else self._list_numbers(x, centroids)
         self._trained = self._fit(x, codec, centroids, list_no)
 
+    def distill(self, x: np.ndarray) -> None:
+        """Give a trained index a student of its codec, or a new one, with margins calibrated anew:
+        for one trained without. x (n, d): training vectors. Nothing that is stored changes.
+
+        `codec` is then another object. Raises RuntimeError as `train`, and if untrained.
+        """
+        trained, x = self._check_trained(), self._check_training(x)
+        list_no = self._list_numbers(x, trained.centroids) if self._ivf else None
+        found = self._fit(
+            x, trained.codec.with_student(None), trained.centroids, list_no,
+            replace(self.training, student=True),
+        )  # fmt: skip
+        # The tables stay: the biases that are stored belong to them.
+        self._trained = _Trained.of(
+            found.codec, trained.centroids, trained.additive, found.checkpoints
+        )
+
     def _check_codec(self, codec: QINCoCodec) -> None:
         expected = (self.d, self.M, self.nbits, self.nlist if self._ivf else None)
         found = (codec.d, codec.M, codec.nbits, codec.nlist)
@@ -247,16 +265,15 @@ class _QINCoIndex(ABC):
         codec: QINCoCodec,
         centroids: np.ndarray | None,
         list_no: np.ndarray | None,
+        training: TrainingConfig | None = None,
     ) -> _Trained:
-        """The tables and early exit, fitted to the codes of training vectors."""
+        """The tables, a student and early exit, fitted to the codes of training vectors."""
         if centroids is None:
             centroids = codec.mean[None]
-        settings = self.training
-        additive, checkpoints = fit(
-            codec, x, centroids, list_no, self.metric_type, seed=settings.seed,
-            device=settings.device, progress=settings.progress,
-        )  # fmt: skip
-        return _Trained.of(codec, centroids, additive, checkpoints)
+        fitted, additive, checkpoints = fit(
+            codec, x, centroids, list_no, self.metric_type, training or self.training
+        )
+        return _Trained.of(fitted, centroids, additive, checkpoints)
 
     def add(self, x: np.ndarray) -> None:
         """Encode and store x (n, d); ids follow on from ntotal.
@@ -385,7 +402,7 @@ class _QINCoIndex(ABC):
 
             new_D, new_I = rerank(trained.codec, x, shortlist, n_short, k, self.metric_type, device)
             return filled(D, new_D), filled(I, new_I)
-        exit_margin = params.exit_margin or 0.0
+        exit_margin, student = params.exit_margin or 0.0, trained.codec.student
         new_D, new_I = _core.search(
             self.lists,
             trained.centroids,
@@ -404,6 +421,7 @@ class _QINCoIndex(ABC):
             n_threads,
             trained.early_exit if np.isfinite(exit_margin) else None,
             exit_margin,
+            None if student is None else student.weights,
         )
         return filled(D, new_D), filled(I, new_I)
 

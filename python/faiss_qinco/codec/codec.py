@@ -12,7 +12,7 @@ from .. import _core
 from ..errors import ArgumentError
 from ..storage.container import FileFormatError, read_tensors, write_tensors
 from ..threads import get_num_threads
-from .config import QINCoConfig, TrainingConfig, resolve_config, resolve_device
+from .config import QINCoConfig, TrainingConfig, resolve_config, resolve_device, student_config
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ class QINCoCodec:
     nlist : number of IVF centroids, or None. With an IVF, codes have the list number first.
     mean, std : x is normalised as (x - mean) / std; (d,) float32 and one number.
     tensors : the weights, numpy float32, by name; `base` are the starting vectors, normalised.
+    student : a smaller QINCoCodec that decodes the same codes to nearly the same vectors, or None.
     report : TrainingReport of `train`, else None.
     """
 
@@ -48,9 +49,10 @@ class QINCoCodec:
         mean: np.ndarray,
         std: float,
         tensors: dict[str, np.ndarray],
+        student: QINCoCodec | None = None,
     ) -> None:
         self.config, self.M, self.nbits, self.mean, self.std = config, M, nbits, mean, std
-        self.tensors = tensors
+        self.tensors, self.student = tensors, student
         self.nlist = len(tensors["base"]) if ivf else None
         self.d, self.K = len(mean), 1 << nbits
         self.report: TrainingReport | None = None
@@ -85,6 +87,41 @@ class QINCoCodec:
         tensors = {k: v.numpy().copy() for k, v in model.state_dict().items()}
         codec = cls(config, M, nbits, centroids is not None, mean, std, tensors)
         codec.report = report
+        return codec
+
+    def distill(
+        self,
+        codes: np.ndarray,
+        config: QINCoConfig | None = None,
+        training: TrainingConfig | None = None,
+    ) -> QINCoCodec:
+        """This codec with a new student, trained to decode as it does.
+
+        codes (n, M), or (n, M + 1) behind an IVF: of training vectors, as `encode` gives them.
+        config: the student's sizes; default: an L 1, d_h 256 of width d, at most 128. training:
+        learning rates, seed, device, progress; it takes 20 epochs, and at most a tenth of
+        `max_seconds`. Raises ValueError as `decode`, for too few columns or none at all.
+        """
+        from .distill import train_student
+
+        list_no, codes = self._split(codes, self.M + (self.nlist is not None))
+        known = codes if list_no is None else np.column_stack((list_no, codes))
+        n_base = self.K if self.nlist is None else self.nlist
+        if len(known) == 0 or not 0 <= int(known[:, 0].min()) <= int(known[:, 0].max()) < n_base:
+            raise ArgumentError(f"codes: expected some, with first numbers in 0..{n_base - 1}")
+        config, training = config or student_config(self.d), training or TrainingConfig()
+        return self.with_student(train_student(self, known.astype(np.int64), config, training))
+
+    def with_student(self, student: QINCoCodec | None) -> QINCoCodec:
+        """This codec, its tensors shared, with this student or with none."""
+        if student is self.student:
+            return self
+        codec = QINCoCodec(
+            self.config, self.M, self.nbits, self.nlist is not None, self.mean, self.std,
+            self.tensors, student,
+        )  # fmt: skip
+        codec.report, codec._weights = self.report, self._weights
+        codec._models, codec._compiled = self._models, self._compiled
         return codec
 
     # -- encoding and decoding ----------------------------------------------------------------
@@ -159,10 +196,15 @@ class QINCoCodec:
         Fewer columns than M give the coarser reconstruction after so many steps. Raises
         ValueError for a wrong shape or a code out of range.
         """
+        list_no, codes = self._split(codes)
+        return self.decode_lists(list_no, np.ascontiguousarray(codes, np.uint8))
+
+    def _split(self, codes: np.ndarray, first: int = 1) -> tuple[np.ndarray | None, np.ndarray]:
+        """The checked list numbers, if any, and codes of an array with at least `first` columns."""
         codes = np.asarray(codes)
         columns = self.M if self.nlist is None else self.M + 1
-        if codes.ndim != 2 or not 1 <= codes.shape[1] <= columns:
-            raise ArgumentError(f"codes: expected shape (n, 1..{columns}), got {codes.shape}")
+        if codes.ndim != 2 or not first <= codes.shape[1] <= columns:
+            raise ArgumentError(f"codes: expected shape (n, {first}..{columns}), got {codes.shape}")
         if not np.issubdtype(codes.dtype, np.integer):
             raise TypeError(f"codes: expected integers, got {codes.dtype}")
         list_no = None
@@ -171,7 +213,7 @@ class QINCoCodec:
             codes = codes[:, 1:]
         if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < self.K:
             raise ArgumentError(f"codes: expected values in 0..{self.K - 1}")
-        return self.decode_lists(list_no, np.ascontiguousarray(codes, np.uint8))
+        return list_no, codes
 
     def decode_lists(self, list_no: np.ndarray | None, codes: np.ndarray) -> np.ndarray:
         """As `decode`, with list_no (n,) int64 (-1: a NaN row) apart from codes (n, m) uint8."""
@@ -221,12 +263,25 @@ class QINCoCodec:
             "nlist": self.nlist,
             "std": self.std,
         }
-        return header, {"mean": self.mean, **self.tensors}
+        tensors = {"mean": self.mean, **self.tensors}
+        if self.student is not None:  # its mean and base are the codec's
+            header["student"] = self.student.config.to_dict()
+            own = with_prefix(self.student.tensors, "steps.")
+            tensors |= {f"student.steps.{k}": v for k, v in own.items()}
+        return header, tensors
 
     @classmethod
     def from_state(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> QINCoCodec:
         """Inverse of `state`. Raises FileFormatError where the parts do not fit together."""
+        student = None
         try:
+            if "student" in header:
+                shared = {k: tensors[k] for k in ("mean", "base")}
+                own = {k: v for k, v in header.items() if k != "student"}
+                student = cls.from_state(
+                    own | {"config": header["student"]}, with_prefix(tensors, "student.") | shared
+                )
+                tensors = {k: v for k, v in tensors.items() if not k.startswith("student.")}
             config = QINCoConfig.from_dict(header["config"])
             d, M, nbits, nlist = (header[k] for k in ("d", "M", "nbits", "nlist"))
             std = float(header["std"])
@@ -240,7 +295,7 @@ class QINCoCodec:
         if any(v.dtype != np.float32 for v in tensors.values()) or not 0 < std < np.inf:
             raise FileFormatError("codec: expected float32 tensors and a positive std")
         weights = {k: v for k, v in tensors.items() if k != "mean"}
-        return cls(config, M, nbits, nlist is not None, tensors["mean"], std, weights)
+        return cls(config, M, nbits, nlist is not None, tensors["mean"], std, weights, student)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file (safetensors with a JSON header), atomically."""

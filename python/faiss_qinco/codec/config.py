@@ -92,6 +92,28 @@ PRESETS = {
 }
 
 
+def network_costs(config: QINCoConfig, d: int) -> tuple[int, int]:
+    """Multiply-adds of a network, for vectors of dimension d, as the extension compiles it: of the
+    products with x̂, which candidates of one x̂ share in encoding, and of the others."""
+    d_e, d_h, L = config.width(d), config.d_h, config.L
+    of_x = d * (d_e + (d_h if L else 0))
+    blocks = 2 * (L - 1) * d_e * d_h + d_h * d if L else 0
+    return of_x, blocks + (d_e * d if d_e != d else 0)
+
+
+STUDENT_PAYS = 4  # from this ratio of network costs on
+
+
+def student_config(d: int) -> QINCoConfig:
+    """Sizes of a student for vectors of dimension d. It encodes nothing: no pre-selection."""
+    return QINCoConfig(L=1, d_e=None if d <= 128 else 128, d_h=256, A=0, B=1)
+
+
+def student_pays(config: QINCoConfig, d: int) -> bool:
+    """Whether re-ranking with a codec of these sizes gains from a student: M and L, not XS, S."""
+    return sum(network_costs(config, d)) >= STUDENT_PAYS * sum(network_costs(student_config(d), d))
+
+
 GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA on Linux and in WSL, ROCm
 
 
@@ -152,6 +174,10 @@ class TrainingConfig:
         later training with the same data and settings goes on from it exactly, whatever ended
         the first; it is removed on success.
     progress : show a progress bar with the validation error beside that of the RQ start.
+    student : whether an index also trains a student of its codec, a small model of the same codes
+        from which early exit of re-ranking tells what is out of reach. It takes up to a tenth of
+        `max_seconds` in addition. None: where the codec's networks cost at least four times as
+        much, as those of M and L do.
 
     Raises
     ------
@@ -175,6 +201,7 @@ class TrainingConfig:
     seed: int = 0
     checkpoint: str | os.PathLike[str] | None = None
     progress: bool = True
+    student: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "n_validation"):

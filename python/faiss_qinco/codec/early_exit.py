@@ -3,7 +3,8 @@
 After some codes, x̂ plus additive codebooks of the other codes' contribution (the tail) ranks a
 shortlist nearly as the whole decoding does. The margin of such a checkpoint is what the candidate
 that wins in the end was behind the best of its shortlist, for all but few of the queries that it is
-calibrated with.
+calibrated with. Where the codec has a student, that one decodes up to the checkpoints, and has one
+more when all codes are decoded; then the codec starts anew with what is left.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ class Checkpoint:
     tail: np.ndarray
 
 
-def checkpoint_codes(M: int, ivf: bool) -> list[int]:
-    """Where checkpoints pay: 1, 2, 4 … codes; without an IVF the first code costs nothing yet."""
-    return [n for n in (1 << i for i in range(M.bit_length())) if (1 if ivf else 2) <= n < M]
+def checkpoint_codes(M: int, ivf: bool, student: bool) -> list[int]:
+    """Where checkpoints pay: 1, 2, 4 … codes, of a student M too; without an IVF the first code
+    costs nothing yet."""
+    powers = [n for n in (1 << i for i in range(M.bit_length())) if (1 if ivf else 2) <= n < M]
+    return powers + [M] * student
 
 
 def pack_checkpoints(checkpoints: list[Checkpoint], M: int, K: int, d: int) -> _core.EarlyExit:

@@ -91,6 +91,52 @@ def train_model(
     return run.finish()
 
 
+def make_optimizers(
+    model: QINCo, training: TrainingConfig, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """Muon, in `dtype`, for the networks' matrices, AdamW for codebooks and biases."""
+    parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for n, p in parameters if n.endswith("weight")]
+    others = [p for n, p in parameters if not n.endswith("weight")]
+    adamw = torch.optim.AdamW(
+        others, lr=training.lr, weight_decay=training.weight_decay, fused=True
+    )
+    optimizers: list[torch.optim.Optimizer] = [adamw]
+    if matrices:
+        optimizers.append(Muon(matrices, training.muon_lr, dtype))
+    for group in (group for o in optimizers for group in o.param_groups):
+        group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def position(step: int, total: int, started: float, max_seconds: float | None) -> float:
+    """Where in the schedule `step` of `total` is, 0 to 1: by the clock, where that is ahead."""
+    done = step / total
+    if max_seconds is not None:
+        done = max(done, (time.monotonic() - started) / max_seconds)
+    return min(done, 1.0)
+
+
+def descend(
+    model: QINCo,
+    optimizers: list[torch.optim.Optimizer],
+    loss: Tensor,
+    t: float,
+    training: TrainingConfig,
+) -> None:
+    """One step. Learning rates by the position t in the schedule: a linear ramp, then half a cosine
+    to zero."""
+    model.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_value_(model.parameters(), training.clip_value)
+    ramp = min(1.0, (t + 0.002) / training.warmup) if training.warmup > 0 else 1.0
+    factor = ramp * 0.5 * (1 + math.cos(math.pi * t))
+    for group in (group for o in optimizers for group in o.param_groups):
+        group["lr"] = group["initial_lr"] * factor
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 class _Run:
     def __init__(
         self,
@@ -125,7 +171,7 @@ class _Run:
         self.per_epoch, self.total = per_epoch, per_epoch * training.epochs
         self.interval = min(max(per_epoch, VALIDATE_STEPS[0]), VALIDATE_STEPS[1])
         self.used = torch.zeros(len(self.model.steps), K)
-        self.bar = _progress(training, self.total)
+        self.bar = Progress("training", self.total, training)
         if centroids is not None:
             base = (centroids - self.mean) / np.float32(self.std)
             self.model.base.data.copy_(torch.from_numpy(base))
@@ -133,24 +179,9 @@ class _Run:
         if not resumed:
             self.start_from_rq(M, rng)
         self.model.to(self.device)
-        self.optimizers = self.make_optimizers()
+        self.optimizers = make_optimizers(self.model, training, self.dtype)
         if resumed:
             self.restore_optimizers()
-
-    def make_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the networks' matrices, AdamW for codebooks and biases."""
-        parameters = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        matrices = [p for n, p in parameters if n.endswith("weight")]
-        others = [p for n, p in parameters if not n.endswith("weight")]
-        adamw = torch.optim.AdamW(
-            others, lr=self.training.lr, weight_decay=self.training.weight_decay, fused=True
-        )
-        optimizers: list[torch.optim.Optimizer] = [adamw]
-        if matrices:
-            optimizers.append(Muon(matrices, self.training.muon_lr, self.dtype))
-        for group in (group for o in optimizers for group in o.param_groups):
-            group["initial_lr"] = group["lr"]
-        return optimizers
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -189,19 +220,7 @@ class _Run:
     # -- the loop -----------------------------------------------------------------------------
 
     def progress(self) -> float:
-        """Position in the schedule, 0 to 1."""
-        done = self.step / self.total
-        if self.training.max_seconds is not None:
-            done = max(done, (time.monotonic() - self.started) / self.training.max_seconds)
-        return min(done, 1.0)
-
-    def set_learning_rates(self) -> None:
-        """A linear ramp, then half a cosine to zero."""
-        t, warmup = self.progress(), self.training.warmup
-        ramp = min(1.0, (t + 0.002) / warmup) if warmup > 0 else 1.0
-        factor = ramp * 0.5 * (1 + math.cos(math.pi * t))
-        for group in (group for o in self.optimizers for group in o.param_groups):
-            group["lr"] = group["initial_lr"] * factor
+        return position(self.step, self.total, self.started, self.training.max_seconds)
 
     def loop(self) -> None:
         if not self.history:
@@ -236,13 +255,7 @@ class _Run:
             noise = rng.standard_normal(x.shape, dtype=np.float32)
             x = x + self.training.noise * torch.from_numpy(noise).to(x)
         codes = self.encoder()(x, lists)
-        loss = self.loss(x, codes)
-        self.model.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_value_(self.model.parameters(), self.training.clip_value)
-        self.set_learning_rates()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        descend(self.model, self.optimizers, self.loss(x, codes), self.progress(), self.training)
         self.used.scatter_add_(1, codes[:, 1:].T.cpu(), torch.ones(codes[:, 1:].T.shape))
 
     def encoder(self) -> Callable[[Tensor, Tensor | None], Tensor]:
@@ -338,7 +351,7 @@ class _Run:
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to be continued."""
         settings = asdict(self.training)
-        for name in ("checkpoint", "progress", "device", "max_seconds", "patience"):
+        for name in ("checkpoint", "progress", "device", "max_seconds", "patience", "student"):
             del settings[name]
         return {
             "config": self.config.to_dict(),
@@ -398,16 +411,16 @@ class _Run:
             optimizer.load_state_dict(state)
 
 
-class _progress:
+class Progress:
     """tqdm over the schedule, with the validation error beside that of the RQ start."""
 
-    def __init__(self, training: TrainingConfig, total: int) -> None:
+    def __init__(self, what: str, total: int, training: TrainingConfig) -> None:
         from tqdm import tqdm
 
         self.by_time = training.max_seconds is not None
         self.bar = tqdm(
             total=100 if self.by_time else total,
-            desc="training",
+            desc=what,
             unit="%" if self.by_time else "batch",
             disable=not training.progress,
         )
