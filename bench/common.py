@@ -216,15 +216,6 @@ def product_flops() -> int:
     return 2 * rows * inner * columns
 
 
-def network_flops(config: fq.QINCoConfig, d: int) -> tuple[int, int]:
-    """Of one row through a step's network as the extension compiles it: the products with x̂, which
-    candidates of one x̂ share, and the others."""
-    d_e, d_h, L = config.width(d), config.d_h, config.L
-    of_x = 2 * d * (d_e + (d_h if L else 0))
-    blocks = 4 * (L - 1) * d_e * d_h + 2 * d_h * d if L else 0
-    return of_x, blocks + (2 * d_e * d if d_e != d else 0)
-
-
 def environment() -> dict[str, Any]:
     """What a figure depends on besides the arguments."""
     import torch

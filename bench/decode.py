@@ -30,7 +30,6 @@ from common import (
     environment,
     fastest,
     matrix_products,
-    network_flops,
     product_flops,
     random_codec,
     say,
@@ -38,6 +37,7 @@ from common import (
 
 import faiss_qinco as fq
 from faiss_qinco import _core
+from faiss_qinco.codec.config import network_costs
 from faiss_qinco.tools.evaluate import set_threads
 
 M = 8
@@ -126,7 +126,7 @@ def torch_decoder(codec: fq.QINCoCodec) -> Any:
 
 def decode_flops(codec: fq.QINCoCodec) -> int:
     """Operations for one vector."""
-    return (M - 1) * sum(network_flops(codec.config, codec.d))
+    return (M - 1) * 2 * sum(network_costs(codec.config, codec.d))
 
 
 def table(results: list[dict[str, Any]]) -> str:

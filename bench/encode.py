@@ -48,7 +48,6 @@ from common import (
     fastest,
     kmeans,
     matrix_products,
-    network_flops,
     plain_arguments,
     product_flops,
     random_codec,
@@ -58,6 +57,7 @@ from common import (
 import faiss_qinco as fq
 from faiss_qinco import _core, demo
 from faiss_qinco.codec import training
+from faiss_qinco.codec.config import network_costs
 from faiss_qinco.codec.encoding import beam_encode, compile_steps
 from faiss_qinco.codec.model import QINCo
 from faiss_qinco.storage.vectors import read_vectors
@@ -255,7 +255,7 @@ def paper_encode(
 def encode_flops(codec: fq.QINCoCodec, A: int, B: int) -> int:
     """Operations of ours for one vector, as if every hypothesis had candidates."""
     d, K = codec.d, codec.K
-    of_hypothesis, of_candidate = network_flops(codec.config, d)
+    of_hypothesis, of_candidate = (2 * cost for cost in network_costs(codec.config, d))
     hypotheses = 1 if codec.nlist is not None else min(B, K)
     total = 0 if codec.nlist is not None else 2 * d * K
     for _ in range(codec.M if codec.nlist is not None else codec.M - 1):

@@ -28,7 +28,7 @@ import numpy as np
 from common import cpu_name, fastest
 
 import faiss_qinco as fq
-from faiss_qinco.codec.config import network_cost
+from faiss_qinco.codec.config import network_costs
 from faiss_qinco.storage.vectors import read_groundtruth, read_vectors
 from faiss_qinco.tools.evaluate import recall_at, set_threads
 
@@ -58,7 +58,7 @@ def main() -> None:
     for index in indexes:
         name, codec = "early exit, codec", index.codec
         if codec.student is not None:
-            costs = (network_cost(c.config, index.d) for c in (codec.student, codec))
+            costs = (sum(network_costs(c.config, index.d)) for c in (codec.student, codec))
             name = f"early exit, 1/{1 / np.divide(*costs):.1f} student"
         ways[name] = (index, index.exit_margin)
     set_threads(None)
