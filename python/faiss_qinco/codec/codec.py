@@ -104,6 +104,8 @@ class QINCoCodec:
         """
         from .distill import train_student
 
+        if self.M == 1 and self.nlist is None:
+            raise ValueError("a codec of one code without an IVF has no networks to learn from")
         list_no, codes = self._split(codes, self.M + (self.nlist is not None))
         known = codes if list_no is None else np.column_stack((list_no, codes))
         n_base = self.K if self.nlist is None else self.nlist

@@ -22,7 +22,7 @@ from .training import Progress, descend, make_optimizers, position, use_bf16
 
 EPOCHS = 20
 SHARE = 0.1  # of the teacher's max_seconds
-BATCH = 1024  # what Muon costs does not depend on it
+BATCH = 256  # more steps count for more than larger ones
 TARGETS = 1 << 30  # bytes that what the teacher decodes may take
 
 
