@@ -142,14 +142,14 @@ void bind_search(py::module_& m) {
       .def(py::init<int, int, idx_t>(), arg("M"), arg("K"), arg("d"))
       .def(
           "add_checkpoint",
-          [](EarlyExit& self, int n_codes, float margin, const Floats& tail) {
+          [](EarlyExit& self, int n_codes, std::vector<float> margins, const Floats& tail) {
             check_array("tail", tail, {self.tail_size(n_codes), self.K(), self.d()});
-            self.add_checkpoint(n_codes, margin, tail.data());
+            self.add_checkpoint(n_codes, std::move(margins), tail.data());
           },
-          arg("n_codes"), arg("margin"), arg("tail"),
+          arg("n_codes"), arg("margins"), arg("tail"),
           "After n_codes codes, in ascending order. tail (M - n_codes, K, d) float32: additive "
           "codebooks of what the other codes add; (0, K, d) for no codes, where the tables rank. "
-          "margin: how far beyond the k-th best distance "
+          "margins: for 1, 10, 100 … results, how far beyond the k-th best distance "
           "(not squared; for inner product beyond the similarity, per unit of |q|) a candidate "
           "may be.");
   py::class_<SearchStats>(m, "SearchStats")

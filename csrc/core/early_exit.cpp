@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/check.hpp"
 #include "core/distance.hpp"
@@ -12,12 +13,22 @@ EarlyExit::EarlyExit(int M, int K, idx_t d) : M_(M), K_(K), d_(d) {
   check(M >= 1 && K >= 1 && d >= 1, "M, K, d: expected at least 1, got ", M, ", ", K, ", ", d);
 }
 
-void EarlyExit::add_checkpoint(int n_codes, float margin, const float* tail) {
+float EarlyExit::Checkpoint::margin(idx_t k) const {
+  const float at = std::log10(static_cast<float>(std::max<idx_t>(k, 1)));
+  const auto i = static_cast<std::size_t>(at);
+  if (i + 1 >= margins.size()) return margins.back();
+  return margins[i] + (at - static_cast<float>(i)) * (margins[i + 1] - margins[i]);
+}
+
+void EarlyExit::add_checkpoint(int n_codes, std::vector<float> margins, const float* tail) {
   const int first = checkpoints_.empty() ? 0 : checkpoints_.back().n_codes + 1;
   check(n_codes >= first && n_codes <= M_, "n_codes: expected ", first, " to ", M_, ", got ",
         n_codes);
-  check(margin >= 0, "margin: expected at least 0, got ", margin);
-  checkpoints_.push_back({n_codes, margin, {tail, tail + tail_size(n_codes) * K_ * d_}});
+  check(!margins.empty(), "margins: expected at least one, got none");
+  for (const float margin : margins)
+    check(margin >= 0, "margins: expected at least 0, got ", margin);
+  const idx_t size = idx_t{tail_size(n_codes)} * K_ * d_;
+  checkpoints_.push_back({n_codes, std::move(margins), {tail, tail + size}});
 }
 
 void EarlyExit::add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x) const {

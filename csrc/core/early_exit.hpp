@@ -18,15 +18,18 @@ class EarlyExit {
  public:
   struct Checkpoint {
     int n_codes;
-    float margin;             // of distances (L2, not squared); of similarities per |q|
+    // For results of 1, 10, 100 … : of distances (L2, not squared); of similarities per |q|.
+    std::vector<float> margins;
     std::vector<float> tail;  // (M - n_codes, K, d) in the original space; none after no codes
+
+    float margin(idx_t k) const;  // between them in log k; beyond, the last
   };
 
   EarlyExit(int M, int K, idx_t d);
 
   // In ascending order of n_codes, which is 0 to M. tail: (tail_size(n_codes), K, d).
-  // margin >= 0.
-  void add_checkpoint(int n_codes, float margin, const float* tail);
+  // margins: at least one, >= 0.
+  void add_checkpoint(int n_codes, std::vector<float> margins, const float* tail);
 
   int tail_size(int n_codes) const { return n_codes == 0 ? 0 : M_ - n_codes; }
 

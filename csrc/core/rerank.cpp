@@ -32,7 +32,7 @@ class BlockReranker {
       n_all += static_cast<idx_t>(sorted.size());
       float limit = std::numeric_limits<float>::infinity();
       if (tables && static_cast<idx_t>(sorted.size()) > k)
-        limit = bound(*tables, margin, sorted[static_cast<std::size_t>(k) - 1].score, i);
+        limit = bound(margin * tables->margin(k), sorted[static_cast<std::size_t>(k) - 1].score, i);
       for (const Candidate& c : sorted)
         if (!(c.score > limit)) s_.entries.push_back({i, c});
     }
@@ -75,7 +75,8 @@ class BlockReranker {
       exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i));
       s_.entries[i].candidate.score = score(i);
     }
-    drop(k, k + 1, [&](float kth, idx_t query) { return bound(checkpoint, margin, kth, query); });
+    margin *= checkpoint.margin(k);
+    drop(k, k + 1, [&](float kth, idx_t query) { return bound(margin, kth, query); });
   }
 
   bool any_query_with(idx_t n_entries) const {
@@ -104,8 +105,8 @@ class BlockReranker {
  private:
   bool by_student() const { return w_ != &codec_; }
 
-  float bound(const EarlyExit::Checkpoint& checkpoint, float margin, float kth, idx_t query) const {
-    return exit_bound(kth, margin * checkpoint.margin, q_ + query * d_, d_, metric_);
+  float bound(float margin, float kth, idx_t query) const {
+    return exit_bound(kth, margin, q_ + query * d_, d_, metric_);
   }
 
   // Of queries with at least n_entries, drops the entries whose score exceeds what

@@ -1,6 +1,6 @@
 """Native core. Arrays are C-contiguous; Metric: 1 is L2 (squared), 0 inner product."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +109,7 @@ class QincoWeights:
 
 class EarlyExit:
     def __init__(self, M: int, K: int, d: int) -> None: ...
-    def add_checkpoint(self, n_codes: int, margin: float, tail: _Floats) -> None: ...
+    def add_checkpoint(self, n_codes: int, margins: Sequence[float], tail: _Floats) -> None: ...
 
 class SearchStats:
     @property

@@ -116,9 +116,10 @@ class _QINCoIndex(ABC):
     @property
     def exit_margin(self) -> float:
         """Early exit of re-ranking: candidates that are further from the k-th best than this times
-        the margin calibrated in training are not decoded to the end. Default 1.0; inf: all are, and
-        the results are exact for the shortlist. Where the codec has a student, that one decodes
-        until only few candidates are left. `faiss_qinco.search_stats` counts the work saved.
+        the margin calibrated in training, for so many results, are not decoded to the end. Default
+        1.0; inf: all are, and the results are exact for the shortlist. Where the codec has a
+        student, that one decodes until only few candidates are left.
+        `faiss_qinco.search_stats` counts the work saved.
         """
         return self._exit_margin
 
@@ -576,7 +577,7 @@ class _QINCoIndex(ABC):
             tensors["centroids"] = self._trained.centroids
             tensors["additive"] = self._trained.additive
             checkpoints = self._trained.checkpoints
-            header["exits"] = [{"n_codes": c.n_codes, "margin": c.margin} for c in checkpoints]
+            header["exits"] = [{"n_codes": c.n_codes, "margins": c.margins} for c in checkpoints]
             tensors |= {f"tail.{c.n_codes}": c.tail for c in checkpoints}
         return header, tensors
 
@@ -594,7 +595,7 @@ class _QINCoIndex(ABC):
             if additive.shape != (self.M, codec.K, self.d) or additive.dtype != np.float32:
                 raise ValueError("additive codebooks do not fit the index")
             checkpoints = [
-                Checkpoint(c["n_codes"], c["margin"], tensors[f"tail.{c['n_codes']}"])
+                Checkpoint(c["n_codes"], c["margins"], tensors[f"tail.{c['n_codes']}"])
                 for c in header["exits"]
             ]
             self._trained = _Trained.of(codec, centroids, additive, checkpoints)

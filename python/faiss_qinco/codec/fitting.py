@@ -11,7 +11,7 @@ from ..threads import get_num_threads
 from .additive import AdditiveFit
 from .codec import QINCoCodec
 from .config import TrainingConfig, student_pays
-from .early_exit import Checkpoint, add_tail, checkpoint_codes, distances, margin, table_distances
+from .early_exit import Checkpoint, add_tail, checkpoint_codes, distances, margins, table_distances
 
 POINTS_PER_CODEWORD = 50  # training vectors, per unknown codeword of the M·K
 CALIBRATION_PART = 4  # one in so many is a candidate of the calibration, and not fitted before it
@@ -78,15 +78,15 @@ def fit(
         codec, equations.solve(), centroids, chosen[rest], codes[rest], queries, metric
     )
     exact = distances(queries, decoded(codec, rest, codec.M), I, metric)
-    margins = {0: margin(table_distances(queries, D, I, metric), exact)}
+    found = {0: margins(table_distances(queries, D, I, metric), exact)}
     for first in exits:
         x_hat = add_tail(decoded(decoder, rest, first), codes[rest], equations.solve(first))
-        margins[first] = margin(distances(queries, x_hat, I, metric), exact)
+        found[first] = margins(distances(queries, x_hat, I, metric), exact)
 
     update(n_fitted, len(rows))
     tails = {0: np.empty((0, codec.K, codec.d), np.float32)}
     tails |= {first: equations.solve(first) for first in exits}
-    return codec, equations.solve(), [Checkpoint(n, m, tails[n]) for n, m in margins.items()]
+    return codec, equations.solve(), [Checkpoint(n, m, tails[n]) for n, m in found.items()]
 
 
 def shortlists(

@@ -222,9 +222,9 @@ TEST_CASE("search: early exit drops what its margins allow, and keeps k with exa
   for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
     Index index(metric);
     EarlyExit early(3, 16, Index::d);
-    early.add_checkpoint(0, 2.0f, nullptr);
-    early.add_checkpoint(1, 0.01f, index.rng.floats(2 * 16 * Index::d, 0.3f).data());
-    early.add_checkpoint(2, 0.01f, index.rng.floats(1 * 16 * Index::d, 0.3f).data());
+    early.add_checkpoint(0, {2.0f}, nullptr);
+    early.add_checkpoint(1, {0.01f}, index.rng.floats(2 * 16 * Index::d, 0.3f).data());
+    early.add_checkpoint(2, {0.01f}, index.rng.floats(1 * 16 * Index::d, 0.3f).data());
     SearchArgs args = index.args(7, 3, 60, metric);
     const Result all = run_search(args);
     args.early_exit = &early;
@@ -242,13 +242,24 @@ TEST_CASE("search: early exit drops what its margins allow, and keeps k with exa
     CHECK(run_search(args) == all);
     args.exit_margin = -1;
     CHECK_THROWS_AS(run_search(args), CheckError);
-    CHECK_THROWS_AS(early.add_checkpoint(2, 0, nullptr), CheckError);
-    CHECK_THROWS_AS(early.add_checkpoint(4, 0, nullptr), CheckError);
+    CHECK_THROWS_AS(early.add_checkpoint(2, {0.0f}, nullptr), CheckError);
+    CHECK_THROWS_AS(early.add_checkpoint(4, {0.0f}, nullptr), CheckError);
+    CHECK_THROWS_AS(early.add_checkpoint(3, {}, nullptr), CheckError);
+    CHECK_THROWS_AS(early.add_checkpoint(3, {1.0f, -1.0f}, nullptr), CheckError);
     const EarlyExit other(4, 16, Index::d);
     args.exit_margin = 1;
     args.early_exit = &other;
     CHECK_THROWS_AS(run_search(args), CheckError);
   }
+}
+
+TEST_CASE("search: a margin for every number of results") {
+  const EarlyExit::Checkpoint c{0, {8.0f, 4.0f, 2.0f}, {}};
+  CHECK(c.margin(1) == 8);
+  CHECK(c.margin(3) == doctest::Approx(8 - 4 * std::log10(3.0)));
+  CHECK(c.margin(10) == 4);
+  CHECK(c.margin(100) == 2);
+  CHECK(c.margin(5000) == 2);
 }
 
 TEST_CASE("search: a student drops what its margins allow and nothing more, the rest is exact") {
@@ -268,7 +279,7 @@ TEST_CASE("search: a student drops what its margins allow and nothing more, the 
     SearchArgs args = index.args(k, Index::nlist, n, metric);
     const Result all = run_search(args);
     EarlyExit early(3, 16, d);
-    early.add_checkpoint(3, 0.2f, nullptr);
+    early.add_checkpoint(3, {0.2f}, nullptr);
     args.early_exit = &early;
     args.student = &student;
     search_stats.n_reranked = search_stats.n_steps = search_stats.n_steps_saved = 0;
@@ -294,9 +305,9 @@ TEST_CASE("search: a student drops what its margins allow and nothing more, the 
       }
     }
     EarlyExit more(3, 16, d);
-    more.add_checkpoint(0, 2.0f, nullptr);
-    more.add_checkpoint(1, 1.0f, index.rng.floats(2 * 16 * d, 0.3f).data());
-    more.add_checkpoint(3, 0.2f, nullptr);
+    more.add_checkpoint(0, {2.0f}, nullptr);
+    more.add_checkpoint(1, {1.0f}, index.rng.floats(2 * 16 * d, 0.3f).data());
+    more.add_checkpoint(3, {0.2f}, nullptr);
     args.early_exit = &more;
     args.nshort = 60;
     const Result batch = run_search(args);

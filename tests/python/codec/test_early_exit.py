@@ -1,0 +1,36 @@
+"""Margins of early exit: what they may lose, by their definition."""
+
+import numpy as np
+
+from faiss_qinco.codec import early_exit as room
+
+
+def test_margins_lose_no_more_than_they_may(monkeypatch):
+    monkeypatch.setattr(room, "DENSER", 1.0)
+    rng = np.random.default_rng(0)
+    exact = np.sort(rng.random((3000, 200), np.float32), axis=1)
+    approximate = exact + 0.02 * rng.standard_normal(exact.shape, np.float32)
+    found = room.margins(approximate, exact)
+    assert len(found) == len(room.LOSS)
+    for margin, (k, loss) in zip(found, room.LOSS.items(), strict=True):
+        kth = np.sort(approximate, axis=1)[:, k - 1 : k]
+
+        def lost(margin, k=k, kth=kth):
+            return (approximate[:, :k] > kth + margin).mean()
+
+        assert lost(margin) <= loss < lost(0.9 * margin)
+
+
+def test_margins_of_few_or_no_candidates():
+    exact = np.array([[0.5, 0.7, np.inf], [np.inf, np.inf, np.inf]], np.float32)
+    approximate = np.array([[0.9, 0.6, np.inf], [np.inf, np.inf, np.inf]], np.float32)
+    first, *more = room.margins(approximate, exact)
+    np.testing.assert_allclose(first, room.DENSER * 0.3, rtol=1e-6)
+    assert more == [0, 0]
+
+
+def test_checkpoints():
+    assert room.checkpoint_codes(8, True, False) == [1, 2, 3, 4, 6]
+    assert room.checkpoint_codes(8, True, True) == [1, 2, 3, 4, 6, 8]
+    assert room.checkpoint_codes(5, False, False) == [2, 3, 4]
+    assert room.checkpoint_codes(1, True, False) == []
