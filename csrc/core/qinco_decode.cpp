@@ -56,7 +56,7 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
       }
     };
     start(step.table, weights.base_z(), z);
-    start(step.up_table, weights.base_h(), h);
+    if (of_base || step.direct) start(step.up_table, weights.base_h(), h);
     bf16* const zr = rounded(z_rounded, ep);
     bf16* const hr = has_blocks ? rounded(h_rounded, hp) : nullptr;
     if (of_base) {
@@ -67,12 +67,17 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
       bf16* const xr = rounded(x_rounded, dp);
       if (xr) round_bf16_kernel()(n * dp, x, xr);
       multiply(n, x, xr, step.x_weight, z.data(), zr, Epilogue::Add);
-      if (has_blocks) multiply(n, x, xr, step.x_up, h.data(), hr, Epilogue::AddRelu);
+      if (has_blocks && step.direct)
+        multiply(n, x, xr, step.first_up, h.data(), hr, Epilogue::AddRelu);
+      else if (has_blocks)
+        multiply(n, z.data(), zr, step.first_up, sized(h, hp), hr, Epilogue::Relu);
     }
     for (std::size_t l = 0; l < step.up.size(); ++l) {
       multiply(n, h.data(), hr, step.down[l], z.data(), zr, Epilogue::Add);
       multiply(n, z.data(), zr, step.up[l], hr ? nullptr : h.data(), hr, Epilogue::Relu);
     }
+    if (has_blocks && !step.direct)
+      multiply(n, h.data(), hr, step.last_down, z.data(), zr, Epilogue::Add);
     if (weights.skip())
       for (idx_t i = 0; i < n; ++i) {
         const float* c = row(step.codebook, code(i));
@@ -82,7 +87,8 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
       multiply(n, z.data(), zr, step.out, x, nullptr, Epilogue::Add);
     else
       for (idx_t j = 0; j < n * dp; ++j) x[j] += z[j];
-    if (has_blocks) multiply(n, h.data(), hr, step.last_down, x, nullptr, Epilogue::Add);
+    if (has_blocks && step.direct)
+      multiply(n, h.data(), hr, step.last_down, x, nullptr, Epilogue::Add);
   }
 }
 

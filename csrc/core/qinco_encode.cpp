@@ -154,13 +154,13 @@ class BlockEncoder {
       const float* x = at(s_.x, s_.parents[r] / hypotheses_, dp_);
       for (idx_t j = 0; j < dp_; ++j) at(s_.x_hat, r, dp_)[j] = e[j] + x[j];
     }
-    const bf16* x_rounded = rounded(s_.x_hat, rows * dp_);
-    auto shared = [&](const Weight& weight, Floats& to) {
+    auto shared = [&](const Floats& from, const Weight& weight, Floats& to) {
       to.resize(static_cast<std::size_t>(rows * weight.cols));
-      multiply(rows, s_.x_hat.data(), x_rounded, weight, to.data(), nullptr, Epilogue::Store);
+      multiply(rows, from.data(), rounded(from, rows * weight.rows), weight, to.data(), nullptr,
+               Epilogue::Store);
     };
-    shared(step.x_weight, s_.x_z);
-    if (hp) shared(step.x_up, s_.x_h);
+    shared(s_.x_hat, step.x_weight, s_.x_z);
+    if (hp) shared(step.direct ? s_.x_hat : s_.x_z, step.first_up, s_.x_h);
     s_.candidates.resize(static_cast<std::size_t>(n * dp_));
     s_.distance.resize(static_cast<std::size_t>(n));
     s_.h.resize(static_cast<std::size_t>(kCandidates * hp));
@@ -187,10 +187,14 @@ class BlockEncoder {
         multiply(count, z, z_rounded, step.up[l], w_.in_bf16() ? nullptr : s_.h.data(), h_rounded,
                  Epilogue::Relu);
       }
+      auto add_last = [&](float* c, bf16* c_rounded) {
+        multiply(count, s_.h.data(), h_rounded, step.last_down, c, c_rounded, Epilogue::Add);
+      };
+      if (hp && !step.direct) add_last(z, z_rounded);
       if (project) std::fill_n(y, count * dp_, 0.0f);
       add_start(step, begin, count, y);
       if (project) multiply(count, z, z_rounded, step.out, y, nullptr, Epilogue::Add);
-      if (hp) multiply(count, s_.h.data(), h_rounded, step.last_down, y, nullptr, Epilogue::Add);
+      if (hp && step.direct) add_last(y, nullptr);
       for (idx_t i = 0; i < count; ++i) {
         const float* e = y + i * dp_;
         s_.distance[begin + i] = sum_terms(dp_, [=](idx_t j) { return e[j] * e[j]; });

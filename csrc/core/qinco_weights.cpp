@@ -135,6 +135,7 @@ void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
   const float* W_x = concat_weight.data + d_e;
   step.x_weight = pack(W_x, d_e, d_, stride, in_bf16_);
   if (out_proj.data) step.out = pack(out_proj.data, d_, d_e, d_e, in_bf16_);
+  step.direct = d_ <= d_e;
   const idx_t size = d_h * d_e;
   for (idx_t l = 0; l + 1 < L; ++l) {
     step.up.push_back(pack(up.data + (l + 1) * size, d_h, d_e, d_e, in_bf16_));
@@ -142,14 +143,18 @@ void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
   }
   if (L > 0) {
     step.up_table = product(step.table, pack(up.data, d_h, d_e, d_e));
-    const Matrix x_up = product(up.data, d_h, d_e, W_x, d_, stride);
-    step.x_up = pack(x_up.data.data(), d_h, d_, x_up.cols, in_bf16_);
     const float* last = down.data + (L - 1) * size;
-    if (out_proj.data) {
+    if (step.direct) {
+      const Matrix m = product(up.data, d_h, d_e, W_x, d_, stride);
+      step.first_up = pack(m.data.data(), d_h, d_, m.cols, in_bf16_);
+    } else {
+      step.first_up = pack(up.data, d_h, d_e, d_e, in_bf16_);
+    }
+    if (step.direct && out_proj.data) {
       const Matrix m = product(out_proj.data, d_, d_e, last, d_h, d_h);
       step.last_down = pack(m.data.data(), d_, d_h, m.cols, in_bf16_);
     } else {
-      step.last_down = pack(last, d_, d_h, d_h, in_bf16_);
+      step.last_down = pack(last, d_e, d_h, d_h, in_bf16_);
     }
   }
   if (preselect.data) {
@@ -159,7 +164,7 @@ void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
 
   if (first && ivf_ && n_base() * (d_e + d_h) <= kMaxBaseProducts) {
     base_z_ = product(base_, step.x_weight);
-    if (L > 0) base_h_ = product(base_, step.x_up);
+    if (L > 0) base_h_ = product(step.direct ? base_ : base_z_, step.first_up);
   }
   steps_.push_back(std::move(step));
   d_e_ = d_e;

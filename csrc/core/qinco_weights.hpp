@@ -5,7 +5,8 @@
 //   f(c, x) = c + Out z  (QINCo2)   or   Out z  (QINCo1, without skip);   In, Out: identity if
 //   absent
 // At inference u + W_u u + b depends on the codeword only: one table (K, d_e) per step. Linear maps
-// that meet are multiplied out: with z = table[code] + W_x x,
+// that meet are multiplied out where that is not more work, d <= d_e ("direct"): with
+// z = table[code] + W_x x,
 //   h = relu(Up_1 z) = relu(up_table[code] + (Up_1 W_x) x),
 // and the last Down goes with Out, so that
 //   f = c + Out z' + (Out Down_L) h_L,   z' being z before the last block.
@@ -49,11 +50,12 @@ struct QincoStep {
   Matrix table;                  // (K, d_e)
   Matrix up_table;               // (K, d_h): the table times the first Up; empty without blocks
   Weight x_weight;               // (d, d_e)
-  Weight x_up;                   // (d, d_h): x_weight times the first Up
+  bool direct = true;            // whether the next takes x, and last_down gives x; else z
+  Weight first_up;               // (d, d_h), x_weight times the first Up; or that Up (d_e, d_h)
   std::vector<Weight> up, down;  // L - 1 times: the Up (d_e, d_h) of all blocks but the first, and
                                  // the Down (d_h, d_e) of all but the last
   Weight out;                    // (d_e, d); empty: identity
-  Weight last_down;              // (d_h, d): the last Down, times Out; empty without blocks
+  Weight last_down;              // (d_h, d), the last Down times Out; or that Down (d_h, d_e)
   Weight preselect;              // (d, K), and half the squared norms of its columns; empty: none
   std::vector<float> preselect_half_norms;
 };
@@ -87,7 +89,7 @@ class QincoWeights {
   float std() const { return std_; }
   const std::vector<float>& mean() const { return mean_; }
   const Matrix& base() const { return base_; }
-  // With an IVF, what x_weight and x_up of the first step make of `base`: (n_base, d_e) and
+  // With an IVF, what x_weight and the first Up of the first step make of `base`: (n_base, d_e) and
   // (n_base, d_h). Empty where that would take more than kMaxBaseProducts numbers.
   static constexpr idx_t kMaxBaseProducts = idx_t{1} << 23;
   const Matrix& base_z() const { return base_z_; }

@@ -96,8 +96,9 @@ def network_costs(config: QINCoConfig, d: int) -> tuple[int, int]:
     """Multiply-adds of a network, for vectors of dimension d, as the extension compiles it: of the
     products with x̂, which candidates of one x̂ share in encoding, and of the others."""
     d_e, d_h, L = config.width(d), config.d_h, config.L
-    of_x = d * (d_e + (d_h if L else 0))
-    blocks = 2 * (L - 1) * d_e * d_h + d_h * d if L else 0
+    narrow = min(d, d_e)  # linear maps are multiplied out where that is less work
+    of_x = d * d_e + (narrow * d_h if L else 0)
+    blocks = 2 * (L - 1) * d_e * d_h + narrow * d_h if L else 0
     return of_x, blocks + (d_e * d if d_e != d else 0)
 
 
