@@ -17,8 +17,8 @@ import numpy as np
 
 from .. import _core
 
-LOSS = {1: 5e-4, 10: 2e-3, 100: 2e-3}  # by k: fraction of the best k that a checkpoint may lose
-DENSER = 1.25  # what is stored lies denser than the calibration's candidates: nearer competitors
+LOSS = {1: 5e-4, 10: 1e-3, 100: 3e-4}  # by k: fraction of the best k that a checkpoint may lose
+DENSER = 1.1  # what is stored lies denser than the calibration's candidates: nearer competitors
 QUERIES_AT_A_TIME = 64
 
 

@@ -105,8 +105,8 @@ def shortlists(
               np.arange(len(codes)))  # fmt: skip
     nprobe = min(len(centroids), NPROBE)
     return _core.search(
-        lists, centroids, None, None, tables, None, queries, SHORTLIST, nprobe, 0, metric, None,
-        get_num_threads(),
+        lists, centroids, None, None, tables, None, queries, SHORTLIST, nprobe, 0, metric,
+        n_threads=get_num_threads(),
     )  # fmt: skip
 
 
