@@ -61,7 +61,7 @@ def main() -> None:
             costs = (sum(network_costs(c.config, index.d)) for c in (codec.student, codec))
             name = f"early exit, 1/{1 / np.divide(*costs):.1f} student"
         ways[name] = (index, index.exit_margin)
-    set_threads(None)
+    all_threads = fq.get_num_threads()
     vectors = indexes[0].reconstruct_n()
     print(
         f"{len(vectors)} vectors, d {index.d}, {index.config}, nprobe {args.nprobe}; "
@@ -69,7 +69,7 @@ def main() -> None:
     )
     print(f"{'nshort':>6} {'re-ranked by':28} {'R@1':>6} {'queries/s':>9} {'time':>6}  networks")
     for nshort in args.nshort:
-        set_threads(None)
+        set_threads(all_threads)
         shortlist = run(indexes[0], queries, nshort, 0, 0, args.nprobe)
         recall = {"full decoding": best(index.metric_type, queries, vectors, shortlist)}
         for name, (index, margin) in list(ways.items())[1:]:
