@@ -67,9 +67,15 @@ def test_codes_that_do_not_fit_are_refused(empty, codes):
             empty.codec.distill(wrong)
 
 
-def test_by_default_where_it_pays():
+def test_by_default_where_it_pays(learn):
     for d in (96, 128, 384, 768):
         assert [name for name in PRESETS if student_pays(PRESETS[name], d)] == ["M", "L"]
+    large = fq.QINCoConfig(L=5, d_e=None, d_h=256, A=1, B=1)
+    index = fq.IndexIVFQINCo(
+        faiss.IndexFlatL2(128), 128, 4, 2, 4, config=large, training=training(epochs=1)
+    )
+    index.train(learn[:600])
+    assert index.codec.student is not None
 
 
 @pytest.mark.parametrize(
