@@ -1,8 +1,12 @@
 """Margins of early exit: what they may lose, by their definition."""
 
+import faiss
 import numpy as np
+import pytest
 
+import faiss_qinco as fq
 from faiss_qinco.codec import early_exit as room
+from faiss_qinco.codec.fitting import SHORTLIST, shortlists
 
 
 def test_margins_lose_no_more_than_they_may(monkeypatch):
@@ -34,3 +38,24 @@ def test_checkpoints():
     assert room.checkpoint_codes(8, True, True) == [1, 2, 3, 4, 6, 8]
     assert room.checkpoint_codes(5, False, False) == [2, 3, 4]
     assert room.checkpoint_codes(1, True, False) == []
+
+
+@pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
+def test_calibration_sees_whole_shortlists(trained, base, queries, metric):
+    index = fq.deserialize_index(trained[metric])
+    encoded = index.codec.encode(base[:3000])
+    list_no, codes = encoded[:, 0].astype(np.int64), encoded[:, 1:].astype(np.uint8)
+    parts = index.state()[1]
+    found = []
+    try:
+        for n_threads in (1, 2):
+            fq.set_num_threads(n_threads)
+            D, I = shortlists(
+                index.codec, parts["additive"], parts["centroids"], list_no, codes, queries, metric
+            )
+            assert I.shape == (len(queries), SHORTLIST)
+            assert (I >= 0).all()
+            found.append(I)
+    finally:
+        fq.set_num_threads(None)
+    np.testing.assert_array_equal(*found)
