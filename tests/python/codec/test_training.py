@@ -60,7 +60,8 @@ def test_training_stays_on_its_device(learn, config):
     run = room._Run(learn[:2000], 3, 64, config, training(device="cpu:0"), None, None)
     run.bar.close()
     run.model.to("meta")
-    run.device, run.optimizers = "meta", run.make_optimizers()
+    run.device = "meta"
+    run.optimizers = room.make_optimizers(run.model, run.training, run.dtype)
     x, _ = run.batch(np.arange(64))
     with OneDevice():
         codes = run.encoder()(x, None)
