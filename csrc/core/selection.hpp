@@ -23,7 +23,7 @@ class IdFilter {
   // words: (ceil(ids.size() / 64)), overwritten. Bit i % 64 of words[i / 64] says whether ids[i] is
   // accepted; the bits of the last word beyond the ids are zero.
   virtual void accept(const ListIds& ids, std::uint64_t* words) const = 0;
-  // Whether to ask costs less than to scan a code.
+  // Whether it answers in nanoseconds, which is what the scan of a code takes.
   virtual bool is_cheap() const { return false; }
 };
 
