@@ -20,7 +20,7 @@ import numpy as np
 
 from . import _core
 from .arrays import as_ids, as_matrix, check_buffer, filled
-from .codec.codec import QINCoCodec
+from .codec.codec import QINCoCodec, with_prefix
 from .codec.config import QINCoConfig, TrainingConfig, resolve_config, resolve_device
 from .codec.early_exit import Checkpoint, pack_checkpoints
 from .codec.fitting import PROGRESS_VECTORS, fit, stored_bias
@@ -586,8 +586,7 @@ class _QINCoIndex(ABC):
         self.nshort, self.ntotal = header["nshort"], size("ntotal", header["ntotal"])
         self.exit_margin = np.inf if header["exit_margin"] is None else header["exit_margin"]
         if header["is_trained"]:
-            parts = {k[6:]: v for k, v in tensors.items() if k.startswith("codec.")}
-            codec = QINCoCodec.from_state(header["codec"], parts)
+            codec = QINCoCodec.from_state(header["codec"], with_prefix(tensors, "codec."))
             centroids, additive = tensors["centroids"], tensors["additive"]
             self._check_codec(codec)
             if centroids.shape != (self.nlist, self.d) or centroids.dtype != np.float32:
