@@ -6,10 +6,11 @@
 
 #include "core/check.hpp"
 #include "core/distance.hpp"
+#include "dispatch/dispatch.hpp"
 
 namespace fq {
 
-EarlyExit::EarlyExit(int M, int K, idx_t d) : M_(M), K_(K), d_(d) {
+EarlyExit::EarlyExit(int M, int K, idx_t d) : M_(M), K_(K), d_(d), dp_((d + 15) / 16 * 16) {
   check(M >= 1 && K >= 1 && d >= 1, "M, K, d: expected at least 1, got ", M, ", ", K, ", ", d);
 }
 
@@ -27,16 +28,20 @@ void EarlyExit::add_checkpoint(int n_codes, std::vector<float> margins, const fl
   check(!margins.empty(), "margins: expected at least one, got none");
   for (const float margin : margins)
     check(margin >= 0, "margins: expected at least 0, got ", margin);
-  const idx_t size = idx_t{tail_size(n_codes)} * K_ * d_;
-  checkpoints_.push_back({n_codes, std::move(margins), {tail, tail + size}});
+  const idx_t n_rows = idx_t{tail_size(n_codes)} * K_;
+  Checkpoint checkpoint{n_codes, std::move(margins), {}};
+  checkpoint.tail.resize(static_cast<std::size_t>(n_rows * dp_));
+  for (idx_t i = 0; i < n_rows; ++i) std::copy_n(tail + i * d_, d_, &checkpoint.tail[i * dp_]);
+  checkpoints_.push_back(std::move(checkpoint));
 }
 
-void EarlyExit::add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x) const {
+void EarlyExit::add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x,
+                         std::vector<const float*>& terms) const {
+  terms.assign(1, x);
   const float* tail = checkpoint.tail.data();
-  for (int m = checkpoint.n_codes; m < M_; ++m, tail += K_ * d_) {
-    const float* codeword = tail + code[m] * d_;
-    for (idx_t j = 0; j < d_; ++j) x[j] += codeword[j];
-  }
+  for (int m = checkpoint.n_codes; m < M_; ++m, tail += K_ * dp_)
+    terms.push_back(tail + code[m] * dp_);
+  sum_rows_kernel()(1, static_cast<idx_t>(terms.size()), dp_, terms.data(), x, false);
 }
 
 float exit_bound(float score, float margin, const float* q, idx_t d, Metric metric) {

@@ -20,7 +20,7 @@ class EarlyExit {
     int n_codes;
     // For results of 1, 10, 100 … : of distances (L2, not squared); of similarities per |q|.
     std::vector<float> margins;
-    std::vector<float> tail;  // (M - n_codes, K, d) in the original space; none after no codes
+    std::vector<float> tail;  // (M - n_codes, K, dp) in the original space; none after no codes
 
     float margin(idx_t k) const;  // between them in log k; beyond, the last
   };
@@ -38,12 +38,14 @@ class EarlyExit {
   idx_t d() const { return d_; }
   const std::vector<Checkpoint>& checkpoints() const { return checkpoints_; }
 
-  // x: (d), the decoded vector of the first n_codes codes; becomes the approximation of the whole.
-  void add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x) const;
+  // x: (dp), d padded as the rows of weights are, the decoded vector of the first n_codes codes;
+  // becomes the approximation of the whole. terms: scratch.
+  void add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x,
+                std::vector<const float*>& terms) const;
 
  private:
   int M_, K_;
-  idx_t d_;
+  idx_t d_, dp_;  // d, and padded to a multiple of 16
   std::vector<Checkpoint> checkpoints_;
 };
 

@@ -27,7 +27,7 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
                   const std::uint8_t* codes, idx_t stride, int n_done, int n_codes, float* x,
                   DecodeScratch& scratch) {
   const idx_t dp = weights.base().cols;
-  auto& [unused, z, h, x_rounded, z_rounded, h_rounded] = scratch;
+  auto& [unused, z, h, terms, x_rounded, z_rounded, h_rounded] = scratch;
   // Room for n rows, and for what products in bf16 take of them; null without.
   auto sized = [&](std::vector<float>& v, idx_t cols) {
     v.resize(static_cast<std::size_t>(n * cols));
@@ -45,22 +45,19 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
     const bool of_base = m == 0 && weights.base_z().rows > 0;
     auto code = [&](idx_t i) { return codes[i * stride + m]; };
     // What codeword and centroid make known of z or h.
-    auto start = [&](const Matrix& table, const Matrix& base, std::vector<float>& to) {
-      const idx_t cols = table.cols;
-      float* rows = sized(to, cols);
+    auto start = [&](const Matrix& table, const Matrix& base, std::vector<float>& to, bool clip) {
+      terms.clear();
       for (idx_t i = 0; i < n; ++i) {
-        std::copy_n(row(table, code(i)), cols, rows + i * cols);
-        if (!of_base) continue;
-        const float* known = row(base, list_no[i]);
-        for (idx_t j = 0; j < cols; ++j) rows[i * cols + j] += known[j];
+        terms.push_back(row(table, code(i)));
+        if (of_base) terms.push_back(row(base, list_no[i]));
       }
+      sum_rows_kernel()(n, of_base ? 2 : 1, table.cols, terms.data(), sized(to, table.cols), clip);
     };
-    start(step.table, weights.base_z(), z);
-    if (of_base || step.direct) start(step.up_table, weights.base_h(), h);
+    start(step.table, weights.base_z(), z, false);
+    if (of_base || step.direct) start(step.up_table, weights.base_h(), h, of_base);
     bf16* const zr = rounded(z_rounded, ep);
     bf16* const hr = has_blocks ? rounded(h_rounded, hp) : nullptr;
     if (of_base) {
-      for (float& v : h) v = std::max(v, 0.0f);
       if (zr) round_bf16_kernel()(n * ep, z.data(), zr);
       if (hr) round_bf16_kernel()(n * hp, h.data(), hr);
     } else {
@@ -78,15 +75,14 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
     }
     if (has_blocks && !step.direct)
       multiply(n, h.data(), hr, step.last_down, z.data(), zr, Epilogue::Add);
-    if (weights.skip())
-      for (idx_t i = 0; i < n; ++i) {
-        const float* c = row(step.codebook, code(i));
-        for (idx_t j = 0; j < dp; ++j) x[i * dp + j] += c[j];
-      }
-    if (project)
-      multiply(n, z.data(), zr, step.out, x, nullptr, Epilogue::Add);
-    else
-      for (idx_t j = 0; j < n * dp; ++j) x[j] += z[j];
+    terms.clear();
+    for (idx_t i = 0; i < n; ++i) {
+      terms.push_back(x + i * dp);
+      if (weights.skip()) terms.push_back(row(step.codebook, code(i)));
+      if (!project) terms.push_back(z.data() + i * dp);
+    }
+    sum_rows_kernel()(n, 1 + weights.skip() + !project, dp, terms.data(), x, false);
+    if (project) multiply(n, z.data(), zr, step.out, x, nullptr, Epilogue::Add);
     if (has_blocks && step.direct)
       multiply(n, h.data(), hr, step.last_down, x, nullptr, Epilogue::Add);
   }

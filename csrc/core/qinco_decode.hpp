@@ -13,6 +13,7 @@ constexpr idx_t kDecodeBlock = 128;  // rows that go through a step together: it
 
 struct DecodeScratch {
   std::vector<float> x, z, h;
+  std::vector<const float*> terms;  // rows to be added up
   std::vector<bf16> x_rounded, z_rounded, h_rounded;
 };
 

@@ -1,11 +1,11 @@
 #include "core/qinco_encode.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <vector>
 
 #include "core/check.hpp"
-#include "core/distance.hpp"
 #include "core/parallel.hpp"
 #include "core/topk.hpp"
 #include "dispatch/dispatch.hpp"
@@ -13,8 +13,8 @@
 namespace fq {
 namespace {
 
-constexpr idx_t kHypotheses = 96;  // of a block of vectors: enough rows for the products
-constexpr idx_t kCandidates = 96;  // evaluated together: their activations stay in cache
+constexpr idx_t kHypotheses = 384;  // of a block of vectors: enough rows for the products
+constexpr idx_t kCandidates = 96;   // evaluated together: their activations stay in cache
 
 using Floats = std::vector<float>;
 
@@ -36,22 +36,64 @@ struct Scratch {
   std::vector<int> codeword;
   Floats candidates, distance;
 
-  Floats scores;          // of pre-selection, (hypotheses, K)
-  std::vector<int> best;  // chosen from scores
-  Floats h, z;            // activations of kCandidates; z where Out follows
+  Floats scores;                    // of pre-selection, (hypotheses, K)
+  Floats few;                       // of them, or minima
+  std::vector<int> best;            // chosen from scores
+  Floats h, z;                      // activations of kCandidates; z where Out follows
+  std::vector<const float*> terms;  // rows to be added up
   // What products in bf16 take of the above.
   Rounded rounded, h_rounded, z_rounded;
 };
 
-// The n smallest of m scores, by index; of equal ones the first.
-void smallest(const float* score, int m, int n, std::vector<int>& chosen) {
-  chosen.clear();
-  const auto [low, high] = std::minmax_element(score, score + m);
-  const float bound = n < m ? bound_of_nth(score, m, n, n / 4 + 4, *low, *high) : *high;
-  for (int i = 0; i < m; ++i)
-    if (!(score[i] > bound)) chosen.push_back(i);  // NaN too: as many as asked for in any case
-  if (static_cast<int>(chosen.size()) > n) {
-    auto before = [&](int a, int b) { return score[a] != score[b] ? score[a] < score[b] : a < b; };
+// A number that at least n of the scores do not exceed, and few more than n + `more`.
+float near_nth(const Floats& score, int n, int more) {
+  float low = score[0], high = score[0];
+  for (const float s : score) low = std::min(low, s), high = std::max(high, s);
+  return bound_of_nth(score.data(), static_cast<idx_t>(score.size()), n, more, low, high);
+}
+
+// The n smallest of m scores, by index; of equal ones the first, NaN counted as infinite. The
+// scores are dealt out to groups: a bound of the n smallest of the groups' minima is one of the n
+// smallest scores, and few others keep it.
+void smallest(const float* score, int m, int n, Floats& few, std::vector<int>& chosen) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  constexpr int kRun = 16;
+  const int groups = (4 * n + kRun - 1) / kRun * kRun;
+  float bound = kInf;
+  if (groups < m) {
+    few.assign(static_cast<std::size_t>(groups), kInf);
+    for (int i = 0; i < m; i += groups)
+      for (int j = 0, end = std::min(groups, m - i); j < end; ++j)
+        few[j] = score[i + j] < few[j] ? score[i + j] : few[j];
+    bound = near_nth(few, n, n / 8);
+  }
+  chosen.resize(static_cast<std::size_t>(m));
+  std::size_t count = 0;
+  for (int i = 0; i < m; i += kRun) {
+    const int end = std::min(kRun, m - i);
+    int any = 0;
+    for (int j = 0; j < end; ++j) any |= !(score[i + j] > bound);
+    if (!any) continue;
+    for (int j = 0; j < end; ++j) {  // no branch: it could not be predicted
+      chosen[count] = i + j;
+      count += !(score[i + j] > bound);
+    }
+  }
+  chosen.resize(count);
+  auto key = [&](int i) { return score[i] < kInf ? score[i] : kInf; };
+  if (count > static_cast<std::size_t>(n)) {
+    few.clear();
+    for (const int i : chosen) few.push_back(key(i));
+    bound = near_nth(few, n, 0);
+    count = 0;
+    for (std::size_t i = 0; i < few.size(); ++i) {
+      chosen[count] = chosen[i];
+      count += few[i] <= bound;
+    }
+    chosen.resize(count);
+  }
+  if (count > static_cast<std::size_t>(n)) {  // equal scores
+    auto before = [&](int i, int j) { return key(i) != key(j) ? key(i) < key(j) : i < j; };
     std::nth_element(chosen.begin(), chosen.begin() + n, chosen.end(), before);
     chosen.resize(static_cast<std::size_t>(n));
     std::sort(chosen.begin(), chosen.end());
@@ -97,7 +139,7 @@ class BlockEncoder {
       if (!w_.ivf()) {
         float* score = at(s_.scores, i, w_.K());
         for (int k = 0; k < w_.K(); ++k) score[k] = w_.base_half_norms()[k] - score[k];
-        smallest(score, w_.K(), hypotheses_, s_.best);
+        smallest(score, w_.K(), hypotheses_, s_.few, s_.best);
       }
       for (int b = 0; b < hypotheses_; ++b) {
         const idx_t row = i * hypotheses_ + b, base = w_.ivf() ? list_no[i] : s_.best[b];
@@ -105,9 +147,9 @@ class BlockEncoder {
         const float* start = w_.base().data.data() + base * dp_;
         float* e = at(s_.error, row, dp_);
         for (idx_t j = 0; j < dp_; ++j) e[j] = start[j] - at(s_.x, i, dp_)[j];
-        s_.norm[row] = sum_terms(dp_, [=](idx_t j) { return e[j] * e[j]; });
       }
     }
+    squared_norms_kernel()(n_ * hypotheses_, dp_, s_.error.data(), s_.norm.data());
   }
 
   // The `width` candidates of each vector, of all hypotheses and codewords those with the least
@@ -131,7 +173,7 @@ class BlockEncoder {
     s_.best.resize(static_cast<std::size_t>(width));
     for (idx_t i = 0; i < n_; ++i) {
       if (width < per_vector)
-        smallest(at(s_.scores, i, per_vector), per_vector, width, s_.best);
+        smallest(at(s_.scores, i, per_vector), per_vector, width, s_.few, s_.best);
       else
         std::iota(s_.best.begin(), s_.best.end(), 0);
       for (const int one : s_.best) {
@@ -149,11 +191,10 @@ class BlockEncoder {
     const idx_t n = static_cast<idx_t>(s_.parent.size()), hp = step.up_table.cols;
     const bool project = !step.out.empty();
     s_.x_hat.resize(static_cast<std::size_t>(rows * dp_));
-    for (idx_t r = 0; r < rows; ++r) {
-      const float* e = at(s_.error, s_.parents[r], dp_);
-      const float* x = at(s_.x, s_.parents[r] / hypotheses_, dp_);
-      for (idx_t j = 0; j < dp_; ++j) at(s_.x_hat, r, dp_)[j] = e[j] + x[j];
-    }
+    sum(rows, dp_, s_.x_hat.data(), false, [&](idx_t r, auto add) {
+      add(at(s_.error, s_.parents[r], dp_));
+      add(at(s_.x, s_.parents[r] / hypotheses_, dp_));
+    });
     auto shared = [&](const Floats& from, const Weight& weight, Floats& to) {
       to.resize(static_cast<std::size_t>(rows * weight.cols));
       multiply(rows, from.data(), rounded(from, rows * weight.rows), weight, to.data(), nullptr,
@@ -170,15 +211,18 @@ class BlockEncoder {
       const idx_t count = std::min(kCandidates, n - begin);
       float* y = at(s_.candidates, begin, dp_);
       float* z = project ? s_.z.data() : y;
-      for (idx_t i = 0; i < count; ++i) {
-        const idx_t r = s_.parent[begin + i], k = s_.codeword[begin + i];
-        const float *t = step.table.data.data() + k * ep, *of_x = at(s_.x_z, r, ep);
-        for (idx_t j = 0; j < ep; ++j) z[i * ep + j] = t[j] + of_x[j];
-        if (!hp) continue;
-        t = step.up_table.data.data() + k * hp, of_x = at(s_.x_h, r, hp);
-        float* h = at(s_.h, i, hp);
-        for (idx_t j = 0; j < hp; ++j) h[j] = std::max(t[j] + of_x[j], 0.0f);
-      }
+      auto codeword = [&](const Matrix& table, idx_t i) {
+        return table.data.data() + s_.codeword[begin + i] * table.cols;
+      };
+      sum(count, ep, z, false, [&](idx_t i, auto add) {
+        add(codeword(step.table, i));
+        add(at(s_.x_z, s_.parent[begin + i], ep));
+      });
+      if (hp)
+        sum(count, hp, s_.h.data(), true, [&](idx_t i, auto add) {
+          add(codeword(step.up_table, i));
+          add(at(s_.x_h, s_.parent[begin + i], hp));
+        });
       bf16* h_rounded = hp ? rounded(s_.h, count * hp, s_.h_rounded) : nullptr;
       bf16* z_rounded =
           project ? rounded(s_.z, count * ep, s_.z_rounded) : sized(s_.z_rounded, count * ep);
@@ -191,15 +235,25 @@ class BlockEncoder {
         multiply(count, s_.h.data(), h_rounded, step.last_down, c, c_rounded, Epilogue::Add);
       };
       if (hp && !step.direct) add_last(z, z_rounded);
-      if (project) std::fill_n(y, count * dp_, 0.0f);
-      add_start(step, begin, count, y);
+      sum(count, dp_, y, false, [&](idx_t i, auto add) {
+        if (!project) add(y + i * dp_);
+        add(at(s_.error, s_.parents[s_.parent[begin + i]], dp_));
+        if (w_.skip()) add(codeword(step.codebook, i));
+      });
       if (project) multiply(count, z, z_rounded, step.out, y, nullptr, Epilogue::Add);
       if (hp && step.direct) add_last(y, nullptr);
-      for (idx_t i = 0; i < count; ++i) {
-        const float* e = y + i * dp_;
-        s_.distance[begin + i] = sum_terms(dp_, [=](idx_t j) { return e[j] * e[j]; });
-      }
+      squared_norms_kernel()(count, dp_, y, s_.distance.data() + begin);
     }
+  }
+
+  // to (n, cols): the sums of the rows that terms(i, add) adds, as many for each; `clip`ped at 0.
+  template <class Terms>
+  void sum(idx_t n, idx_t cols, float* to, bool clip, Terms terms) {
+    s_.terms.clear();
+    for (idx_t i = 0; i < n; ++i) terms(i, [&](const float* row) { s_.terms.push_back(row); });
+    if (n > 0)
+      sum_rows_kernel()(n, static_cast<idx_t>(s_.terms.size()) / n, cols, s_.terms.data(), to,
+                        clip);
   }
 
   // What a product takes beside float32: null, or room for n rounded numbers, or these.
@@ -214,26 +268,13 @@ class BlockEncoder {
   }
   bf16* rounded(const Floats& from, idx_t n) { return rounded(from, n, s_.rounded); }
 
-  // y += x̂ - x, and the codeword where the network is a correction to it.
-  void add_start(const QincoStep& step, idx_t begin, idx_t count, float* y) {
-    for (idx_t i = 0; i < count; ++i, y += dp_) {
-      const float* e = at(s_.error, s_.parents[s_.parent[begin + i]], dp_);
-      if (w_.skip()) {
-        const float* c = step.codebook.data.data() + s_.codeword[begin + i] * dp_;
-        for (idx_t j = 0; j < dp_; ++j) y[j] += e[j] + c[j];
-      } else {
-        for (idx_t j = 0; j < dp_; ++j) y[j] += e[j];
-      }
-    }
-  }
-
   // The best `keep` candidates of each vector become its hypotheses.
   void keep_best(int width, int keep, int column) {
     s_.next_error.resize(static_cast<std::size_t>(n_ * keep * dp_));
     s_.next_norm.resize(static_cast<std::size_t>(n_ * keep));
     s_.next_codes.resize(static_cast<std::size_t>(n_ * keep * M_));
     for (idx_t i = 0; i < n_; ++i) {
-      smallest(s_.distance.data() + i * width, width, keep, s_.best);
+      smallest(s_.distance.data() + i * width, width, keep, s_.few, s_.best);
       for (int b = 0; b < keep; ++b) {
         const idx_t from = i * width + s_.best[b], to = i * keep + b;
         std::copy_n(at(s_.candidates, from, dp_), dp_, at(s_.next_error, to, dp_));

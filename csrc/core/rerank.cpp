@@ -41,7 +41,7 @@ class BlockReranker {
     s_.list_no.resize(s_.entries.size());
     s_.codes.resize(static_cast<std::size_t>(n() * M_));
     s_.x.resize(static_cast<std::size_t>(n() * dp_));
-    s_.original.resize(static_cast<std::size_t>(d_));
+    s_.original.assign(static_cast<std::size_t>(dp_), 0.0f);
     for (idx_t i = 0; i < n(); ++i) {
       const Candidate& c = s_.entries[i].candidate;
       lists.read_code(c.list_no, c.offset, s_.codes.data() + i * M_);
@@ -72,7 +72,7 @@ class BlockReranker {
   // Drops the entries that are out of reach of the best k of their query.
   void drop(const EarlyExit& exit, const EarlyExit::Checkpoint& checkpoint, float margin, idx_t k) {
     for (idx_t i = 0; i < n(); ++i) {
-      exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i));
+      exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i), s_.decode.terms);
       s_.entries[i].candidate.score = score(i);
     }
     margin *= checkpoint.margin(k);

@@ -78,6 +78,26 @@ constexpr Implementation<RoundBf16> kRoundBf16[] = {
     {SimdLevel::Scalar, round_bf16_scalar},
 };
 
+constexpr Implementation<SumRows> kSumRows[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx512, sum_rows_avx512},
+    {SimdLevel::Avx2, sum_rows_avx2},
+#elif defined(FAISS_QINCO_AARCH64)
+    {SimdLevel::Neon, sum_rows_neon},
+#endif
+    {SimdLevel::Scalar, sum_rows_scalar},
+};
+
+constexpr Implementation<SquaredNorms> kSquaredNorms[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx512, squared_norms_avx512},
+    {SimdLevel::Avx2, squared_norms_avx2},
+#elif defined(FAISS_QINCO_AARCH64)
+    {SimdLevel::Neon, squared_norms_neon},
+#endif
+    {SimdLevel::Scalar, squared_norms_scalar},
+};
+
 template <class Kernel, std::size_t N>
 Kernel best(const Implementation<Kernel> (&family)[N], SimdLevel level) {
   for (const auto& one : family)
@@ -123,6 +143,8 @@ LutScanU8 lut_scan_u8_kernel(SimdLevel level) { return best(kLutScanU8, level); 
 GemmF32 gemm_f32_kernel(SimdLevel level) { return best(kGemmF32, level); }
 GemmBf16 gemm_bf16_kernel(SimdLevel level) { return best(kGemmBf16, level); }
 RoundBf16 round_bf16_kernel(SimdLevel level) { return best(kRoundBf16, level); }
+SumRows sum_rows_kernel(SimdLevel level) { return best(kSumRows, level); }
+SquaredNorms squared_norms_kernel(SimdLevel level) { return best(kSquaredNorms, level); }
 
 bool multiplies_bf16(SimdLevel level) { return gemm_bf16_kernel(level) != gemm_bf16_scalar; }
 
