@@ -1,6 +1,9 @@
 #include <pybind11/stl.h>
 
+#include <memory>
+
 #include "bindings/arrays.hpp"
+#include "core/first_step_table.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/qinco_encode.hpp"
 #include "core/qinco_weights.hpp"
@@ -88,6 +91,17 @@ void bind_qinco(py::module_& m) {
       .def_property_readonly("skip", &QincoWeights::skip)
       .def_property_readonly("in_bf16", &QincoWeights::in_bf16)
       .def_property_readonly("n_base", &QincoWeights::n_base);
+  py::class_<FirstStepTable>(m, "FirstStepTable",
+                             "x̂ after the first network, for all that it can be: (nlist or K) * K "
+                             "vectors, which re-ranking looks up.")
+      .def(py::init([](const QincoWeights& weights, int n_threads) {
+             const Execution run = execution(n_threads);
+             const py::gil_scoped_release nogil;
+             return std::make_unique<FirstStepTable>(weights, run);
+           }),
+           py::keep_alive<1, 2>(), arg("weights"), arg("n_threads") = 1,
+           "Raises RuntimeError for weights without a step; Ctrl-C raises KeyboardInterrupt.")
+      .def_property_readonly("nbytes", &FirstStepTable::nbytes);
   m.def("encode", encode_vectors, arg("weights"), arg("x"), arg("list_no"), arg("A"), arg("B"),
         arg("n_threads") = 1,
         "Codes (n, M) uint8 of x (n, d) float32, finite, in the original space, by beam search. "

@@ -61,12 +61,14 @@ py::tuple search_vectors(const InvertedLists& lists, const std::optional<Floats>
                          const QincoWeights* weights, const Floats& q, idx_t k, idx_t nprobe,
                          idx_t nshort, int metric, const IdFilter* filter, idx_t max_codes,
                          bool whole_lists, int n_threads, const EarlyExit* early_exit,
-                         float exit_margin, const QincoWeights* student) {
+                         float exit_margin, const QincoWeights* student,
+                         const FirstStepTable* table) {
   SearchArgs args = search_args(lists, centroids, coarse_list_no, coarse_score, tables, weights, q,
                                 k, nprobe, nshort, metric, filter, {max_codes, whole_lists});
   args.early_exit = early_exit;
   args.exit_margin = exit_margin;
   args.student = student;
+  args.table = table;
   Floats D({args.n, k});
   Ids I({args.n, k});
   float* D_data = D.mutable_data();
@@ -176,7 +178,7 @@ void bind_search(py::module_& m) {
       arg("coarse_score"), arg("tables"), arg("weights"), arg("q"), arg("k"), arg("nprobe"),
       arg("nshort"), arg("metric"), arg("filter") = py::none(), arg("max_codes") = 0,
       arg("whole_lists") = false, arg("n_threads") = 1, arg("early_exit") = py::none(),
-      arg("exit_margin") = 1.0f, arg("student") = py::none(),
+      arg("exit_margin") = 1.0f, arg("student") = py::none(), arg("table") = py::none(),
       "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) float32: "
       "squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX (L2) or -FLT_MAX "
       "and -1; a query with a NaN or an inf gives padding only.\n\n"
@@ -189,8 +191,9 @@ void bind_search(py::module_& m) {
       "how many selected codes of a query to scan, 0: all; with whole_lists the list where their "
       "number is reached is scanned to its end. early_exit: an EarlyExit, or None to decode the "
       "whole shortlist; exit_margin scales its margins; student: weights of a cheaper model of the "
-      "same codes that decodes up to its checkpoints, None: `weights` do. The result does not "
-      "depend on n_threads or on the batch. Ctrl-C raises KeyboardInterrupt.");
+      "same codes that decodes up to its checkpoints, None: `weights` do. table: of `weights`; the "
+      "result is the same. It does not depend on n_threads or on the batch. Ctrl-C raises "
+      "KeyboardInterrupt.");
   m.def("shortlist", shortlist_vectors, arg("lists"), arg("centroids"), arg("coarse_list_no"),
         arg("coarse_score"), arg("tables"), arg("q"), arg("k"), arg("nprobe"), arg("metric"),
         arg("filter") = py::none(), arg("max_codes") = 0, arg("whole_lists") = false,

@@ -15,9 +15,9 @@ idx_t worth_ranking(idx_t k) { return 2 * (k + kMore) + 1; }
 
 class BlockReranker {
  public:
-  BlockReranker(const QincoWeights& weights, int M, const float* q, Metric metric,
-                RerankScratch& scratch)
-      : codec_(weights), w_(&weights), M_(M), q_(q), metric_(metric), s_(scratch) {}
+  BlockReranker(const QincoWeights& weights, const FirstStepTable* table, int M, const float* q,
+                Metric metric, RerankScratch& scratch)
+      : codec_(weights), w_(&weights), table_(table), M_(M), q_(q), metric_(metric), s_(scratch) {}
 
   // The entries to decode: those that `exit` does not give up for what the tables said already.
   void start(const InvertedLists& lists, std::vector<TopK>& shortlists, idx_t nq,
@@ -61,10 +61,19 @@ class BlockReranker {
   }
 
   void decode_to(int n_codes) {
-    for (idx_t begin = 0; begin < n(); begin += kDecodeBlock)
-      decode_steps(*w_, in_bf16_, std::min(kDecodeBlock, n() - begin), s_.list_no.data() + begin,
-                   s_.codes.data() + begin * M_, M_, n_done_, n_codes, s_.x.data() + begin * dp_,
+    const bool look_up = table_ && !by_student() && table_->in_bf16() == in_bf16_ &&
+                         n_done_ == n_first_ && n_codes > n_first_;
+    for (idx_t begin = 0; begin < n(); begin += kDecodeBlock) {
+      const idx_t rows = std::min(kDecodeBlock, n() - begin);
+      const idx_t* list_no = s_.list_no.data() + begin;
+      const std::uint8_t* codes = s_.codes.data() + begin * M_;
+      float* x = s_.x.data() + begin * dp_;
+      if (look_up) table_->look_up(rows, list_no, codes, M_, x);
+      decode_steps(*w_, in_bf16_, rows, list_no, codes, M_, n_done_ + look_up, n_codes, x,
                    s_.decode);
+    }
+    n_done_ += look_up;
+    s_.n_steps_saved += look_up * n();
     (by_student() ? s_.n_student_steps : s_.n_steps) += n() * (n_codes - n_done_);
     n_done_ = n_codes;
   }
@@ -151,6 +160,7 @@ class BlockReranker {
 
   const QincoWeights& codec_;
   const QincoWeights* w_;  // the codec's or a student's, of the same d and base
+  const FirstStepTable* table_;
   const int M_;
   const float* q_;
   const Metric metric_;
@@ -164,10 +174,11 @@ class BlockReranker {
 }  // namespace
 
 void rerank_block(const InvertedLists& lists, const QincoWeights& weights,
-                  const QincoWeights* student, const EarlyExit* exit, float margin, idx_t nq,
-                  const float* q, idx_t k, Metric metric, std::vector<TopK>& shortlists,
-                  std::vector<TopK>& results, RerankScratch& scratch) {
-  BlockReranker block(weights, lists.M(), q, metric, scratch);
+                  const FirstStepTable* table, const QincoWeights* student, const EarlyExit* exit,
+                  float margin, idx_t nq, const float* q, idx_t k, Metric metric,
+                  std::vector<TopK>& shortlists, std::vector<TopK>& results,
+                  RerankScratch& scratch) {
+  BlockReranker block(weights, table, lists.M(), q, metric, scratch);
   block.start(lists, shortlists, nq, exit, margin, k);
   const QincoWeights& first = exit && student ? *student : weights;
   block.restart(first, first.in_bf16());

@@ -48,6 +48,7 @@ void check_args(const SearchArgs& a) {
         " codes, got nbits = ", w.nbits(), " and ", w.M(), " codes");
   check(!w.ivf() || w.n_base() == lists.nlist(), "weights: expected a base of ", lists.nlist(),
         " centroids, got ", w.n_base());
+  check(!a.table || &a.table->weights() == &w, "table: expected one of these weights");
   if (!a.early_exit) return;
   const EarlyExit& e = *a.early_exit;
   check(e.M() == lists.M() && e.K() == lists.K() && e.d() == w.d(),
@@ -178,8 +179,8 @@ void search(const SearchArgs& a, float* D, idx_t* I, const Execution& allowed,
       for (TopK& result : w.results) result.reset(k);
       w.rerank.n_entries = w.rerank.n_steps = 0;
       w.rerank.n_steps_saved = w.rerank.n_student_steps = 0;
-      rerank_block(lists, *a.weights, a.student, a.early_exit, a.exit_margin, nq, q, k, a.metric,
-                   w.shortlists, w.results, w.rerank);
+      rerank_block(lists, *a.weights, a.table, a.student, a.early_exit, a.exit_margin, nq, q, k,
+                   a.metric, w.shortlists, w.results, w.rerank);
       best = &w.results;
       search_stats.n_steps += w.rerank.n_steps;
       search_stats.n_steps_saved += w.rerank.n_steps_saved;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/early_exit.hpp"
+#include "core/first_step_table.hpp"
 #include "core/inverted_lists.hpp"
 #include "core/lut.hpp"
 #include "core/qinco_weights.hpp"
@@ -36,6 +37,7 @@ struct SearchArgs {
   const EarlyExit* early_exit = nullptr;  // null: the whole shortlist is decoded to the end
   float exit_margin = 1;                  // times the margins of its checkpoints
   const QincoWeights* student = nullptr;  // decodes up to them; null: `weights`
+  const FirstStepTable* table = nullptr;  // of `weights`, which `search` uses; null: none
 };
 
 // What all searches of this process have done since the start, or since it was set to zero.
@@ -43,7 +45,7 @@ struct SearchStats {
   std::atomic<idx_t> nq{0};               // queries
   std::atomic<idx_t> n_reranked{0};       // entries of their shortlists
   std::atomic<idx_t> n_steps{0};          // networks run for them
-  std::atomic<idx_t> n_steps_saved{0};    // and not run, for early exit
+  std::atomic<idx_t> n_steps_saved{0};    // and not run: early exit, or looked up in a table
   std::atomic<idx_t> n_student_steps{0};  // networks of students run for them
 };
 extern SearchStats search_stats;

@@ -107,6 +107,11 @@ class QincoWeights:
     @property
     def n_base(self) -> int: ...
 
+class FirstStepTable:
+    def __init__(self, weights: QincoWeights, n_threads: int = 1) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
 class EarlyExit:
     def __init__(self, M: int, K: int, d: int) -> None: ...
     def add_checkpoint(self, n_codes: int, margins: Sequence[float], tail: _Floats) -> None: ...
@@ -163,6 +168,7 @@ def search(
     early_exit: EarlyExit | None = None,
     exit_margin: float = 1.0,
     student: QincoWeights | None = None,
+    table: FirstStepTable | None = None,
 ) -> tuple[_Floats, _Ids]: ...
 def shortlist(
     lists: InvertedLists,

@@ -31,8 +31,8 @@ struct Index {
   std::vector<idx_t> list_no, ids, offset;
   std::vector<std::uint8_t> codes;
 
-  explicit Index(Metric metric)
-      : model(rng, true, true, d, 20, 3),
+  explicit Index(Metric metric, bool ivf = true)
+      : model(rng, ivf, true, d, 20, ivf ? 3 : 2),
         weights(model.weights()),
         lists(nlist, 3, 4),
         tables(3, 16, d, rng.floats(3 * 16 * d, 0.3f).data()),
@@ -46,7 +46,7 @@ struct Index {
       ids.push_back(i * 7 - 100);
     }
     std::vector<idx_t> all{0, 1, 2, 3, 4};
-    decode(weights, nlist, all.data(), codes.data(), 3, 0, centroids.data(), {1});
+    decode(weights, nlist, all.data(), codes.data(), 3, ivf ? 0 : 1, centroids.data(), {1});
     if (metric == Metric::L2)
       tables.bias(nlist, centroids.data(), n, list_no.data(), codes.data(), bias.data(), {1});
     lists.add(n, list_no.data(), codes.data(), bias.data(), ids.data(), offset.data());
@@ -325,6 +325,51 @@ TEST_CASE("search: a student drops what its margins allow and nothing more, the 
     args.student = &other;
     CHECK_THROWS_AS(run_search(args), CheckError);
   }
+}
+
+TEST_CASE("search: with a table of the first step, the same from fewer networks") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct})
+    for (bool ivf : {true, false})
+      for (bool in_bf16 : {false, true}) {
+        CAPTURE(ivf);
+        CAPTURE(in_bf16);
+        Index index(metric, ivf);
+        const QincoWeights weights = index.model.weights(in_bf16);
+        test::Model small = index.model;
+        for (auto& step : small.steps)
+          for (float& c : step.codebook) c *= 0.9f;
+        const QincoWeights student = small.weights();
+        const FirstStepTable table(weights, {1});
+        EarlyExit early(3, 16, Index::d);
+        early.add_checkpoint(0, {2.0f}, nullptr);
+        // Without an IVF, one that comes before the first network.
+        early.add_checkpoint(1, {0.5f}, index.rng.floats(2 * 16 * Index::d, 0.3f).data());
+        early.add_checkpoint(2, {0.2f}, index.rng.floats(1 * 16 * Index::d, 0.3f).data());
+        for (idx_t nshort : {9, 150})
+          for (bool exit : {false, true})
+            for (bool with_student : {false, true}) {
+              SearchArgs args = index.args(3, 3, nshort, metric);
+              args.weights = &weights;
+              if (exit) args.early_exit = &early;
+              if (with_student) args.student = &student;
+              auto run = [&](const FirstStepTable* with) {
+                args.table = with;
+                search_stats.n_steps = search_stats.n_steps_saved = 0;
+                return run_search(args);
+              };
+              const Result expected = run(nullptr);
+              const idx_t n_steps = search_stats.n_steps, n_saved = search_stats.n_steps_saved;
+              CHECK(run(&table) == expected);
+              CHECK(search_stats.n_steps + search_stats.n_steps_saved == n_steps + n_saved);
+              // In float32 at once: what is too short to be ranked in bf16, by itself or after a
+              // student.
+              const bool used = !in_bf16 || (exit ? !with_student : nshort == 150);
+              CHECK((search_stats.n_steps < n_steps) == used);
+            }
+        SearchArgs args = index.args(3, 3, 9, metric);  // other weights, be they the same numbers
+        args.table = &table;
+        CHECK_THROWS_AS(run_search(args), CheckError);
+      }
 }
 
 TEST_CASE("range search: what a search finds inside, for any thread count") {
