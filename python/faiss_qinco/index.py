@@ -40,6 +40,7 @@ class _Trained:
     checkpoints: list[Checkpoint]  # of early exit
     tables: _core.AdditiveTables  # the additive codebooks, packed
     early_exit: _core.EarlyExit | None  # the checkpoints, packed
+    table: _core.FirstStepTable | None = None  # of the codec's weights, where asked for
 
     @staticmethod
     def of(
@@ -149,6 +150,42 @@ class _QINCoIndex(ABC):
             raise TypeError(f"rerank_device: expected a str, got {value!r}")
         self._rerank_device = value
 
+    def precompute_table(self) -> None:
+        """Compute what the first network returns for every list and code (without lists: for
+        every two first codes), which `search` then looks up when it re-ranks: as FAISS's
+        `IndexIVFPQ` does for its tables. Nothing where there is one already.
+
+        Takes (nlist or K) * K * d * 4 bytes of memory, d rounded up to 16, and as long as one
+        network for each of these vectors. It pays where `search` runs the codec's first networks
+        for many more vectors than that, with long shortlists above all; with a student, hardly.
+        Results are the same bit for bit; `faiss_qinco.search_stats.n_steps_saved` counts the
+        look-ups as well. Not used by `range_search`, nor on a torch
+        `rerank_device`; where shortlists are ranked in bfloat16, not by the float32 decoding of
+        the best. A property of the process: not kept by files, pickle and copy.
+
+        Raises RuntimeError if untrained, or if the codec has no network (M 1 without lists).
+        """
+        trained = self._check_trained()
+        if trained.table is None:
+            table = _core.FirstStepTable(trained.codec.weights, get_num_threads())
+            self._trained = replace(trained, table=table)
+
+    @property
+    def use_precomputed_table(self) -> int:
+        """1 while there is a table of `precompute_table`, else 0 (default). Assigning 1 computes
+        one, 0 or -1 drops it. Raises ValueError for anything else, and as `precompute_table`.
+        """
+        return int(self._trained is not None and self._trained.table is not None)
+
+    @use_precomputed_table.setter
+    def use_precomputed_table(self, value: int) -> None:
+        if value not in (-1, 0, 1):
+            raise ValueError(f"use_precomputed_table: expected 1, 0 or -1, got {value!r}")
+        if value == 1:
+            self.precompute_table()
+        elif self._trained is not None:
+            self._trained = replace(self._trained, table=None)
+
     @property
     def code_size(self) -> int:
         """Bytes per code: ceil(M * nbits / 8)."""
@@ -164,15 +201,18 @@ class _QINCoIndex(ABC):
         centroids, tables, codec : float32 centroids, additive codebooks with those of early exit
             and their copies, weights of the networks. What a coarse quantizer holds itself is not
             counted.
+        precomputed_table : that of `precompute_table`.
         total : their sum; per_vector: total / ntotal, 0.0 for an empty index.
         """
         parts: dict[str, float] = dict(self.lists.memory())
-        parts |= dict.fromkeys(("centroids", "tables", "codec"), 0)
+        parts |= dict.fromkeys(("centroids", "tables", "codec", "precomputed_table"), 0)
         if self._trained is not None:
             parts["centroids"] = self._trained.centroids.nbytes
             tails = sum(c.tail.nbytes for c in self._trained.checkpoints)
             parts["tables"] = 3 * self._trained.additive.nbytes + 2 * tails
             parts["codec"] = sum(t.nbytes for t in self._trained.codec.state()[1].values())
+            if self._trained.table is not None:
+                parts["precomputed_table"] = self._trained.table.nbytes
         total = sum(parts.values())
         return parts | {"total": total, "per_vector": total / self.ntotal if self.ntotal else 0.0}
 
@@ -239,9 +279,8 @@ class _QINCoIndex(ABC):
             replace(self.training, student=True),
         )  # fmt: skip
         # The tables stay: the biases that are stored belong to them.
-        self._trained = _Trained.of(
-            found.codec, trained.centroids, trained.additive, found.checkpoints
-        )
+        distilled = _Trained.of(found.codec, trained.centroids, trained.additive, found.checkpoints)
+        self._trained = replace(distilled, table=trained.table)  # of the same weights
 
     def _check_codec(self, codec: QINCoCodec) -> None:
         expected = (self.d, self.M, self.nbits, self.nlist if self._ivf else None)
@@ -423,6 +462,7 @@ class _QINCoIndex(ABC):
             trained.early_exit if np.isfinite(exit_margin) else None,
             exit_margin,
             None if student is None else student.weights,
+            trained.table,
         )
         return filled(D, new_D), filled(I, new_I)
 
@@ -621,6 +661,10 @@ class IndexQINCo(_QINCoIndex):
     config : preset name ("XS", "S", "M", "L"), "auto" or QINCoConfig.
     training : TrainingConfig.
 
+    Attributes
+    ----------
+    As of `IndexIVFQINCo`, but for those of lists and quantizer.
+
     Raises ValueError for a size out of range, an unknown metric or preset.
     """
 
@@ -678,7 +722,8 @@ class IndexIVFQINCo(_QINCoIndex):
     ----------
     nprobe : lists to visit per query, default 1. nshort : vectors to re-rank, default 100.
     exit_margin : early exit of re-ranking, default 1.0; inf: none. rerank_device : where it runs,
-        default "cpu"; a torch device, or "auto".
+        default "cpu"; a torch device, or "auto". use_precomputed_table : whether it looks the
+        first network up, default 0; `precompute_table` makes it 1.
     cp : faiss.ClusteringParameters of the coarse clustering. codec : QINCoCodec once trained.
     d, ntotal, is_trained, metric_type, nlist, M, nbits, code_size, quantizer as in FAISS.
 

@@ -169,6 +169,78 @@ def test_early_exit_saves_work_and_loses_little(trained, base, queries, metric):
     np.testing.assert_array_equal(index.search(queries, 1)[1], I_all)
 
 
+@pytest.mark.parametrize(
+    ("ivf", "metric"), [(True, faiss.METRIC_L2), (False, faiss.METRIC_INNER_PRODUCT)]
+)
+def test_a_precomputed_table_changes_no_result(trained, learn, base, queries, ivf, metric):
+    index = fq.deserialize_index(trained[metric]) if ivf else flat_index(learn[:4000], metric)
+    index.add(base[:3000])
+    params = [
+        fq.SearchParametersIVFQINCo(nprobe=4, nshort=nshort, exit_margin=margin)
+        for nshort in (0, 12, 200, 4000)  # more than are probed
+        for margin in (1.0, np.inf)
+    ]
+    radius = float(np.median(index.search(queries, 5)[0]))
+
+    def results():
+        found = [a for p in params for a in index.search(queries, 3, params=p)]
+        return [*found, *index.range_search(queries[:20], radius)]
+
+    def work():
+        fq.search_stats.reset()
+        index.search(queries, 1, params=params[4])
+        return fq.search_stats.n_steps, fq.search_stats.n_steps_saved
+
+    expected, (n_steps, n_saved) = results(), work()
+    index.precompute_table()
+    for a, b in zip(results(), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    n_run, n_not_run = work()
+    assert n_run < n_steps
+    assert n_run + n_not_run == n_steps + n_saved
+    index.rerank_device = "cpu:0"  # torch has no use for it
+    index.search(queries[:3], 1)
+
+
+def test_use_precomputed_table(filled, learn, queries, monkeypatch):
+    monkeypatch.setattr("faiss_qinco.codec.distill.EPOCHS", 1)
+    assert filled.use_precomputed_table == 0
+    before = filled.memory_usage()
+    filled.use_precomputed_table = 1
+    memory = filled.memory_usage()
+    assert memory["precomputed_table"] == 16 * 256 * 128 * 4
+    assert memory["total"] == before["total"] + memory["precomputed_table"]
+    for clone in (copy.copy, copy.deepcopy, lambda i: fq.deserialize_index(fq.serialize_index(i))):
+        assert clone(filled).use_precomputed_table == 0
+    with pytest.raises(ValueError, match="use_precomputed_table"):
+        filled.use_precomputed_table = 2
+
+    filled.training = training()
+    filled.distill(learn[:3000])  # the codec's weights are the same
+    assert filled.use_precomputed_table == 1
+    with_table = filled.search(queries, 3)
+    filled.use_precomputed_table = -1
+    assert filled.memory_usage()["precomputed_table"] == filled.use_precomputed_table == 0
+    for a, b in zip(filled.search(queries, 3), with_table, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    filled.precompute_table()
+    filled.reset()
+    filled.train_from_codec(learn[:3000], copy.copy(filled.codec))
+    assert filled.use_precomputed_table == 0  # it was of the codec before
+
+
+def test_no_precomputed_table(learn):
+    index = new_index()
+    index.use_precomputed_table = 0
+    with pytest.raises(RuntimeError, match="not trained"):
+        index.use_precomputed_table = 1
+    no_network = fq.IndexQINCo(128, 1, 4, config=TINY, training=training())
+    no_network.train(learn[:500])
+    with pytest.raises(RuntimeError, match="no network"):
+        no_network.precompute_table()
+
+
 def test_early_exit_keeps_k_candidates(filled, queries):
     filled.nprobe, filled.nshort, filled.exit_margin = 16, 200, 0.0
     D, I = filled.search(queries, 37)
