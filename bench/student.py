@@ -2,7 +2,8 @@ r"""The student benchmark: what re-ranking costs with a student of the codec, an
 
 Same queries, lists and shortlists, k 1, one thread. Full decoding: of the whole shortlist, by the
 first index (exit_margin inf). Early exit: of each index given, by its student or, where it has
-none, by the codec itself; they hold the same vectors and codes.
+none, by the codec itself, without and with a precomputed table in place of its first network; they
+hold the same vectors and codes.
 
 R@1: the fraction of queries whose true nearest neighbour is the first result, of all queries; that
 of full decoding comes from the shortlist and the vectors that `reconstruct_n` returns, which is the
@@ -20,6 +21,7 @@ An index gets a student by `index.distill(x)`, with training vectors.
 from __future__ import annotations
 
 import argparse
+import copy
 from functools import partial
 from typing import Any
 
@@ -61,6 +63,13 @@ def main() -> None:
             costs = (sum(network_costs(c.config, index.d)) for c in (codec.student, codec))
             name = f"early exit, 1/{1 / np.divide(*costs):.1f} student"
         ways[name] = (index, index.exit_margin)
+        if codec.student is None:
+            twin = copy.copy(index)
+            twin.precompute_table()
+            ways[f"{name}, table"] = (twin, index.exit_margin)
+            memory = twin.memory_usage()
+            table, rest = memory["precomputed_table"], memory["total"]
+            print(f"table: {table / 1e6:.1f} MB beside {(rest - table) / 1e6:.1f} MB of its index")
     all_threads = fq.get_num_threads()
     vectors = indexes[0].reconstruct_n()
     print(
