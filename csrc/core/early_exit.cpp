@@ -22,7 +22,7 @@ float EarlyExit::Checkpoint::margin(idx_t k) const {
 }
 
 void EarlyExit::add_checkpoint(int n_codes, std::vector<float> margins, const float* tail) {
-  const int first = checkpoints_.empty() ? 0 : checkpoints_.back().n_codes + 1;
+  const int first = checkpoints_.empty() ? tables_.has_value() : checkpoints_.back().n_codes + 1;
   check(n_codes >= first && n_codes <= M_, "n_codes: expected ", first, " to ", M_, ", got ",
         n_codes);
   check(!margins.empty(), "margins: expected at least one, got none");
@@ -32,7 +32,10 @@ void EarlyExit::add_checkpoint(int n_codes, std::vector<float> margins, const fl
   Checkpoint checkpoint{n_codes, std::move(margins), {}};
   checkpoint.tail.resize(static_cast<std::size_t>(n_rows * dp_));
   for (idx_t i = 0; i < n_rows; ++i) std::copy_n(tail + i * d_, d_, &checkpoint.tail[i * dp_]);
-  checkpoints_.push_back(std::move(checkpoint));
+  if (n_codes == 0)
+    tables_ = std::move(checkpoint);
+  else
+    checkpoints_.push_back(std::move(checkpoint));
 }
 
 void EarlyExit::add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x,

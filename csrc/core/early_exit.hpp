@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/types.hpp"
@@ -36,6 +37,8 @@ class EarlyExit {
   int M() const { return M_; }
   int K() const { return K_; }
   idx_t d() const { return d_; }
+  // The checkpoint of no codes, for which nothing is decoded, if there is one; the others.
+  const std::optional<Checkpoint>& tables() const { return tables_; }
   const std::vector<Checkpoint>& checkpoints() const { return checkpoints_; }
 
   // x: (dp), d padded as the rows of weights are, the decoded vector of the first n_codes codes;
@@ -46,6 +49,7 @@ class EarlyExit {
  private:
   int M_, K_;
   idx_t d_, dp_;  // d, and padded to a multiple of 16
+  std::optional<Checkpoint> tables_;
   std::vector<Checkpoint> checkpoints_;
 };
 

@@ -22,17 +22,15 @@ class BlockReranker {
   // The entries to decode: those that `exit` does not give up for what the tables said already.
   void start(const InvertedLists& lists, std::vector<TopK>& shortlists, idx_t nq,
              const EarlyExit* exit, float margin, idx_t k) {
-    const EarlyExit::Checkpoint* tables = nullptr;
-    if (exit && !exit->checkpoints().empty()) tables = &exit->checkpoints().front();
-    if (tables && tables->n_codes > 0) tables = nullptr;
     idx_t n_all = 0;
     s_.entries.clear();
     for (idx_t i = 0; i < nq; ++i) {
       const std::vector<Candidate>& sorted = shortlists[i].sorted();
       n_all += static_cast<idx_t>(sorted.size());
       float limit = std::numeric_limits<float>::infinity();
-      if (tables && static_cast<idx_t>(sorted.size()) > k)
-        limit = bound(margin * tables->margin(k), sorted[static_cast<std::size_t>(k) - 1].score, i);
+      if (exit && exit->tables() && static_cast<idx_t>(sorted.size()) > k)
+        limit = bound(margin * exit->tables()->margin(k),
+                      sorted[static_cast<std::size_t>(k) - 1].score, i);
       for (const Candidate& c : sorted)
         if (!(c.score > limit)) s_.entries.push_back({i, c});
     }
@@ -184,7 +182,6 @@ void rerank_block(const InvertedLists& lists, const QincoWeights& weights,
   block.restart(first, first.in_bf16());
   if (exit)
     for (const EarlyExit::Checkpoint& checkpoint : exit->checkpoints()) {
-      if (checkpoint.n_codes == 0) continue;  // done
       block.decode_to(checkpoint.n_codes);
       block.drop(*exit, checkpoint, margin, k);
     }

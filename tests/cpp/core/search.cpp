@@ -253,6 +253,29 @@ TEST_CASE("search: early exit drops what its margins allow, and keeps k with exa
   }
 }
 
+TEST_CASE("search: the checkpoint of the tables is one apart, alone or before others") {
+  EarlyExit with(3, 16, 4), without(3, 16, 4);
+  with.add_checkpoint(0, {2.0f}, nullptr);
+  CHECK_THROWS_AS(with.add_checkpoint(0, {2.0f}, nullptr), CheckError);
+  CHECK(with.tables()->margin(1) == 2);
+  CHECK(with.checkpoints().empty());
+  for (EarlyExit* exit : {&with, &without}) {
+    exit->add_checkpoint(3, {1.0f}, nullptr);
+    CHECK_THROWS_AS(exit->add_checkpoint(0, {2.0f}, nullptr), CheckError);
+    CHECK(exit->checkpoints().size() == 1);
+  }
+  CHECK(!without.tables());
+  Index index(Metric::L2);
+  EarlyExit alone(3, 16, Index::d);
+  alone.add_checkpoint(0, {0.0f}, nullptr);
+  SearchArgs args = index.args(7, 3, 60, Metric::L2);
+  args.early_exit = &alone;
+  search_stats.n_steps = search_stats.n_reranked = 0;
+  run_search(args);
+  CHECK(search_stats.n_steps == 3 * args.n * args.k);  // the nearest k of the tables
+  CHECK(search_stats.n_reranked == args.n * 60);
+}
+
 TEST_CASE("search: a margin for every number of results") {
   const EarlyExit::Checkpoint c{0, {8.0f, 4.0f, 2.0f}, {}};
   CHECK(c.margin(1) == 8);
