@@ -142,9 +142,10 @@ class QINCoCodec:
 
         x (n, d) finite. Behind an IVF, list_no (n,) int64 says which list each vector goes to
         (default: the nearest centroid in L2) and the result is (n, M + 1) int32, the list first;
-        else (n, M) uint8. A, B: default the config's; A 0: all codewords. device: "auto", "cpu"
-        (the extension) or a torch device; "cpu:0" is torch on CPU tensors. Raises ValueError for
-        wrong shapes or a list that does not exist, RuntimeError where torch cannot use the device.
+        else (n, M) uint8. A, B: default the config's; A 0: all K codewords, the only choice without
+        pre-selection codebooks. device: "auto", "cpu" (the extension) or a torch device; "cpu:0" is
+        torch on CPU tensors. Raises ValueError for wrong shapes, A, B or a list that does not
+        exist, RuntimeError where torch cannot use the device.
         """
         x = _rows("x", x, self.d)
         if self.nlist is not None and list_no is None:
@@ -161,8 +162,17 @@ class QINCoCodec:
             # Here, because a GPU would not say what is wrong, and be of no use afterwards.
             raise ArgumentError(f"list_no: expected values below nlist={self.nlist}")
         width_default, beam_default = self.config.beam(self.K)
-        A = width_default if A is None else (self.K if A == 0 else min(A, self.K))
+        A = width_default if A is None else (A or self.K)
         B = beam_default if B is None else B
+        # As the extension, which does not see what torch encodes.
+        if not 1 <= A <= self.K:
+            raise ArgumentError(f"A: expected 1 to {self.K}, got {A}")
+        if B < 1:
+            raise ArgumentError(f"B: expected at least 1, got {B}")
+        if A < self.K and self.config.A == 0:
+            raise ArgumentError(
+                f"A: the model has no pre-selection codebooks, expected A = {self.K}, got {A}"
+            )
         device = resolve_device(device)
         encode = self._encode if device == "cpu" else partial(self._encode_torch, device=device)
         codes = np.empty((len(x), self.M), np.uint8)

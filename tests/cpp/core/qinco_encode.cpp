@@ -113,7 +113,7 @@ TEST_CASE("encode: more search does not find worse codes") {
 
 TEST_CASE("encode: bad arguments are refused") {
   test::Rng rng;
-  const test::Model model(rng, true, true, 12, 20, 2);
+  test::Model model(rng, true, true, 12, 20, 2);
   const QincoWeights weights = model.weights();
   const auto x = rng.floats(12);
   CHECK_THROWS_AS(encoded(weights, x, {5}, 4, 2), CheckError);
@@ -123,4 +123,6 @@ TEST_CASE("encode: bad arguments are refused") {
   CHECK_THROWS_AS(encoded(weights, x, {0}, 4, 0), CheckError);
   std::vector<std::uint8_t> codes(2);
   CHECK_THROWS_AS(encode(weights, 1, x.data(), nullptr, 4, 2, codes.data(), {1}), CheckError);
+  for (auto& step : model.steps) step.preselect.clear();
+  CHECK_THROWS_AS(encoded(model.weights(), x, {0}, 4, 2), CheckError);
 }

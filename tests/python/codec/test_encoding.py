@@ -92,11 +92,19 @@ def test_encode_refuses_wrong_shapes(trained, base):
     for wrong in (16, -1):
         with pytest.raises(ValueError, match="list_no"):
             codec.encode(base[:3], np.full(3, wrong), device="cpu:0")
-    with pytest.raises(ValueError, match="B: expected"):
-        codec.encode(base[:3], B=0)
-    no_preselection = random_codec(CONFIGS["QINCo1"])
-    with pytest.raises(ValueError, match="pre-selection"):
-        no_preselection.encode(np.zeros((3, 20)), A=4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"], ids=["extension", "torch"])
+def test_encode_refuses_a_wrong_beam(device):
+    codec = random_codec(CONFIGS["QINCo1"])
+    for A, B, message in (
+        (4, 2, rf"^A: the model has no pre-selection codebooks, expected A = {codec.K}, got 4$"),
+        (-1, 2, rf"^A: expected 1 to {codec.K}, got -1$"),
+        (codec.K + 1, 2, rf"^A: expected 1 to {codec.K}, got {codec.K + 1}$"),
+        (0, 0, r"^B: expected at least 1, got 0$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            codec.encode(np.zeros((3, codec.d)), A=A, B=B, device=device)
 
 
 def test_no_vectors(trained):
