@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,16 @@ def check_buffer(name: str, buffer: np.ndarray | None, shape: tuple[int, ...], d
         raise TypeError(f"{name}: expected {np.dtype(dtype)}, got {buffer.dtype}")
     if not buffer.flags.c_contiguous:
         raise ValueError(f"{name}: expected a C-contiguous array")
+
+
+def check_k(k: Any, n: int, D: np.ndarray | None, I: np.ndarray | None) -> int:
+    """k as an integer, where it and the buffers (n, k) are right."""
+    k = operator.index(k)
+    if k <= 0:
+        raise ArgumentError(f"k: expected at least 1, got {k}")
+    check_buffer("D", D, (n, k), np.float32)
+    check_buffer("I", I, (n, k), np.int64)
+    return int(k)
 
 
 def filled(buffer: np.ndarray | None, value: np.ndarray) -> np.ndarray:
