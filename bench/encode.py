@@ -340,11 +340,12 @@ def compare_training(args: argparse.Namespace) -> dict[str, Any]:
     return {"results": results}
 
 
-def torch_encoder(run: Any) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+def torch_encoder(
+    run: Any, beam: tuple[int, int]
+) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
     """In place of `_Run.encoder`: what it does on other devices than a CPU."""
-    A, B = run.config.beam(run.K, training=True)
     steps = compile_steps(run.model, run.dtype)
-    return lambda x, lists: beam_encode(run.model, steps, x, lists, A, B)[0]
+    return lambda x, lists: beam_encode(run.model, steps, x, lists, *beam)[0]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ class QINCoConfig:
         vector are the best of all its hypotheses and codewords together, so that a small A with
         a large B takes less time for the same error than the papers' A = 16 for each.
     B : hypotheses of the beam search when encoding.
-    train_A, train_B : the same inside the training loop; None: A and B.
+    train_A, train_B : the same inside the training loop; None: A and B. A narrow beam there sees
+        more vectors in the same time, and trains for the wide one nearly as well.
     qinco1 : QINCo (2024): the network returns z, with d_e == d and no skip from the codeword.
     low_rank : QINCo-LR: the concat block is a product of two bias-free linears of rank d_h.
 
@@ -85,7 +86,7 @@ class QINCoConfig:
 
 
 PRESETS = {
-    "XS": QINCoConfig(L=1, d_e=None, d_h=256, A=4, B=32, train_A=4, train_B=8),
+    "XS": QINCoConfig(L=1, d_e=None, d_h=256, A=4, B=32, train_A=4, train_B=2),
     "S": QINCoConfig(L=2, d_e=128, d_h=256, A=16, B=32),
     "M": QINCoConfig(L=4, d_e=384, d_h=384, A=16, B=32),
     "L": QINCoConfig(L=16, d_e=384, d_h=384, A=16, B=32),

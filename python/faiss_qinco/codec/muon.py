@@ -1,5 +1,7 @@
 """Muon (K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon): momentum whose steps
-are made orthogonal by Newton-Schulz iterations.
+are made orthogonal by polynomial iterations: those of Polar Express (Amsel et al., 2025,
+arXiv 2505.16932, each the best after the ones before), of which four do what five of Newton-Schulz
+with fixed coefficients do.
 
 `torch.optim.Muon` iterates in bfloat16 alone, one matrix after the other, which takes most of the
 training time on a CPU; this one takes all matrices of a shape at once, in the dtype that is fast.
@@ -13,15 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
+COEFFICIENTS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+)  # of x, x xᵀ x and (x xᵀ)² x, for singular values up to 1
+ROOM = 1.01  # for the roundings that could make one larger
 
 
 def orthogonalised(g: Tensor) -> Tensor:
     """(n, rows, cols) -> the same with singular values near 1."""
-    a, b, c = COEFFICIENTS
-    x: Tensor = g / g.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(ITERATIONS):
+    x: Tensor = g / (ROOM * g.norm(dim=(1, 2), keepdim=True)).clamp(min=1e-7)
+    for a, b, c in COEFFICIENTS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x

@@ -37,7 +37,8 @@ VALIDATE_STEPS = (50, 200)  # between two validations: one epoch, within these b
 @dataclass
 class TrainingReport:
     """What a training run did. Errors are mean squared L2 errors of the held-out vectors, in
-    the units of the input."""
+    the units of the input: mse with the beam of the config, those of the history with that of the
+    training loop."""
 
     rq_mse: float
     mse: float
@@ -150,6 +151,7 @@ class _Run:
     ) -> None:
         self.started = time.monotonic()
         self.training, self.config, self.K = training, config, K
+        self.beam = config.beam(K, training=True)
         self.device = resolve_device(training.device)
         check_device(self.device)
         self.dtype = torch.bfloat16 if use_bf16(training.bf16, self.device) else torch.float32
@@ -254,14 +256,14 @@ class _Run:
             rng = np.random.default_rng((self.training.seed, self.step, 2))
             noise = rng.standard_normal(x.shape, dtype=np.float32)
             x = x + self.training.noise * torch.from_numpy(noise).to(x)
-        codes = self.encoder()(x, lists)
+        codes = self.encoder(self.beam)(x, lists)
         descend(self.model, self.optimizers, self.loss(x, codes), self.progress(), self.training)
         self.used.scatter_add_(1, codes[:, 1:].T.cpu(), torch.ones(codes[:, 1:].T.shape))
 
-    def encoder(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def encoder(self, beam: tuple[int, int]) -> Callable[[Tensor, Tensor | None], Tensor]:
         """x (n, d), lists (n,) or None -> codes (n, 1 + n_steps) int64, the base first, with the
-        model as it is now: in the extension on a CPU, else in torch."""
-        A, B = self.config.beam(self.K, training=True)
+        model as it is now and `beam` (A, B): in the extension on a CPU, else in torch."""
+        A, B = beam
         if self.device != "cpu":
             steps = compile_steps(self.model, self.dtype)
             return lambda x, lists: beam_encode(self.model, steps, x, lists, A, B)[0]
@@ -316,14 +318,18 @@ class _Run:
         self.used.zero_()
 
     @torch.no_grad()
-    def validate(self) -> None:
-        encode = self.encoder()
+    def error(self, beam: tuple[int, int]) -> float:
+        """Of the held-out vectors, encoded with `beam`."""
+        encode = self.encoder(beam)
         total = 0.0
         for part in chunks(len(self.validation), 1024):
             x, lists = self.batch(self.validation[part])
             codes = encode(x, lists)
             total += float((self.model.decode(codes)[-1] - x).double().square().sum())
-        mse = total / len(self.validation) * self.std**2
+        return total / len(self.validation) * self.std**2
+
+    def validate(self) -> None:
+        mse = self.error(self.beam)
         if not math.isfinite(mse):
             raise RuntimeError("training diverged: the validation error is not finite; lower lr")
         seconds = time.monotonic() - self.started
@@ -339,7 +345,7 @@ class _Run:
             os.remove(self.training.checkpoint)
         report = TrainingReport(
             rq_mse=self.rq_mse,
-            mse=self.best[0],
+            mse=self.error(self.config.beam(self.K)),
             history=self.history,
             seconds=time.monotonic() - self.started,
             vectors_seen=self.step * self.training.batch_size,

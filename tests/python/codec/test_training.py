@@ -36,6 +36,17 @@ def test_training_beats_its_start(learn, config):
         assert report.mse < 0.99 * report.rq_mse
 
 
+def test_report_has_the_error_of_the_encoders_beam(learn):
+    x = learn[:3000]
+    config = dataclasses.replace(TINY, A=4, B=8, train_A=1, train_B=1)
+    codec = train(x, config, epochs=1, n_validation=300)
+    report = codec.report
+    assert report.mse < 0.99 * min(mse for _, _, mse in report.history)
+    held_out = x[np.random.default_rng(0).permutation(len(x))[:300]]
+    error = np.square(codec.decode(codec.encode(held_out)) - held_out).sum(1).mean()
+    np.testing.assert_allclose(report.mse, error, rtol=1e-4)
+
+
 def test_same_seed_same_codec(learn):
     x = learn[:3000]
     a, b = train(x, epochs=1), train(x, epochs=1)
@@ -64,7 +75,7 @@ def test_training_stays_on_its_device(learn, config):
     run.optimizers = room.make_optimizers(run.model, run.training, run.dtype)
     x, _ = run.batch(np.arange(64))
     with OneDevice():
-        codes = run.encoder()(x, None)
+        codes = run.encoder(run.beam)(x, None)
         torch.autograd.backward(run.loss(x, codes))
         run.optimizers[1].step()  # Muon's; AdamW's is torch's
     assert x.is_meta and codes.is_meta
