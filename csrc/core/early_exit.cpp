@@ -6,11 +6,11 @@
 
 #include "core/check.hpp"
 #include "core/distance.hpp"
-#include "dispatch/dispatch.hpp"
+#include "core/row_sums.hpp"
 
 namespace fq {
 
-EarlyExit::EarlyExit(int M, int K, idx_t d) : M_(M), K_(K), d_(d), dp_((d + 15) / 16 * 16) {
+EarlyExit::EarlyExit(int M, int K, idx_t d) : M_(M), K_(K), d_(d), dp_(padded(d)) {
   check(M >= 1 && K >= 1 && d >= 1, "M, K, d: expected at least 1, got ", M, ", ", K, ", ", d);
 }
 
@@ -40,11 +40,11 @@ void EarlyExit::add_checkpoint(int n_codes, std::vector<float> margins, const fl
 
 void EarlyExit::add_tail(const Checkpoint& checkpoint, const std::uint8_t* code, float* x,
                          std::vector<const float*>& terms) const {
-  terms.assign(1, x);
-  const float* tail = checkpoint.tail.data();
-  for (int m = checkpoint.n_codes; m < M_; ++m, tail += K_ * dp_)
-    terms.push_back(tail + code[m] * dp_);
-  sum_rows_kernel()(1, static_cast<idx_t>(terms.size()), dp_, terms.data(), x, false);
+  sum_rows(1, dp_, x, false, terms, [&](idx_t, auto add) {
+    add(x);
+    const float* tail = checkpoint.tail.data();
+    for (int m = checkpoint.n_codes; m < M_; ++m, tail += K_ * dp_) add(tail + code[m] * dp_);
+  });
 }
 
 float exit_bound(float score, float margin, const float* q, idx_t d, Metric metric) {

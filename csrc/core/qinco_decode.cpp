@@ -6,6 +6,7 @@
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
+#include "core/row_sums.hpp"
 #include "dispatch/dispatch.hpp"
 
 namespace fq {
@@ -46,12 +47,10 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
     auto code = [&](idx_t i) { return codes[i * stride + m]; };
     // What codeword and centroid make known of z or h.
     auto start = [&](const Matrix& table, const Matrix& base, std::vector<float>& to, bool clip) {
-      terms.clear();
-      for (idx_t i = 0; i < n; ++i) {
-        terms.push_back(row(table, code(i)));
-        if (of_base) terms.push_back(row(base, list_no[i]));
-      }
-      sum_rows_kernel()(n, of_base ? 2 : 1, table.cols, terms.data(), sized(to, table.cols), clip);
+      sum_rows(n, table.cols, sized(to, table.cols), clip, terms, [&](idx_t i, auto add) {
+        add(row(table, code(i)));
+        if (of_base) add(row(base, list_no[i]));
+      });
     };
     start(step.table, weights.base_z(), z, false);
     if (of_base || step.direct) start(step.up_table, weights.base_h(), h, of_base);
@@ -75,13 +74,11 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
     }
     if (has_blocks && !step.direct)
       multiply(n, h.data(), hr, step.last_down, z.data(), zr, Epilogue::Add);
-    terms.clear();
-    for (idx_t i = 0; i < n; ++i) {
-      terms.push_back(x + i * dp);
-      if (weights.skip()) terms.push_back(row(step.codebook, code(i)));
-      if (!project) terms.push_back(z.data() + i * dp);
-    }
-    sum_rows_kernel()(n, 1 + weights.skip() + !project, dp, terms.data(), x, false);
+    sum_rows(n, dp, x, false, terms, [&](idx_t i, auto add) {
+      add(x + i * dp);
+      if (weights.skip()) add(row(step.codebook, code(i)));
+      if (!project) add(z.data() + i * dp);
+    });
     if (project) multiply(n, z.data(), zr, step.out, x, nullptr, Epilogue::Add);
     if (has_blocks && step.direct)
       multiply(n, h.data(), hr, step.last_down, x, nullptr, Epilogue::Add);

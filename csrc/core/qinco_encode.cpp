@@ -7,6 +7,7 @@
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
+#include "core/row_sums.hpp"
 #include "core/topk.hpp"
 #include "dispatch/dispatch.hpp"
 
@@ -191,7 +192,7 @@ class BlockEncoder {
     const idx_t n = static_cast<idx_t>(s_.parent.size()), hp = step.up_table.cols;
     const bool project = !step.out.empty();
     s_.x_hat.resize(static_cast<std::size_t>(rows * dp_));
-    sum(rows, dp_, s_.x_hat.data(), false, [&](idx_t r, auto add) {
+    sum_rows(rows, dp_, s_.x_hat.data(), false, s_.terms, [&](idx_t r, auto add) {
       add(at(s_.error, s_.parents[r], dp_));
       add(at(s_.x, s_.parents[r] / hypotheses_, dp_));
     });
@@ -214,12 +215,12 @@ class BlockEncoder {
       auto codeword = [&](const Matrix& table, idx_t i) {
         return table.data.data() + s_.codeword[begin + i] * table.cols;
       };
-      sum(count, ep, z, false, [&](idx_t i, auto add) {
+      sum_rows(count, ep, z, false, s_.terms, [&](idx_t i, auto add) {
         add(codeword(step.table, i));
         add(at(s_.x_z, s_.parent[begin + i], ep));
       });
       if (hp)
-        sum(count, hp, s_.h.data(), true, [&](idx_t i, auto add) {
+        sum_rows(count, hp, s_.h.data(), true, s_.terms, [&](idx_t i, auto add) {
           add(codeword(step.up_table, i));
           add(at(s_.x_h, s_.parent[begin + i], hp));
         });
@@ -235,7 +236,7 @@ class BlockEncoder {
         multiply(count, s_.h.data(), h_rounded, step.last_down, c, c_rounded, Epilogue::Add);
       };
       if (hp && !step.direct) add_last(z, z_rounded);
-      sum(count, dp_, y, false, [&](idx_t i, auto add) {
+      sum_rows(count, dp_, y, false, s_.terms, [&](idx_t i, auto add) {
         if (!project) add(y + i * dp_);
         add(at(s_.error, s_.parents[s_.parent[begin + i]], dp_));
         if (w_.skip()) add(codeword(step.codebook, i));
@@ -244,16 +245,6 @@ class BlockEncoder {
       if (hp && step.direct) add_last(y, nullptr);
       squared_norms_kernel()(count, dp_, y, s_.distance.data() + begin);
     }
-  }
-
-  // to (n, cols): the sums of the rows that terms(i, add) adds, as many for each; `clip`ped at 0.
-  template <class Terms>
-  void sum(idx_t n, idx_t cols, float* to, bool clip, Terms terms) {
-    s_.terms.clear();
-    for (idx_t i = 0; i < n; ++i) terms(i, [&](const float* row) { s_.terms.push_back(row); });
-    if (n > 0)
-      sum_rows_kernel()(n, static_cast<idx_t>(s_.terms.size()) / n, cols, s_.terms.data(), to,
-                        clip);
   }
 
   // What a product takes beside float32: null, or room for n rounded numbers, or these.

@@ -28,8 +28,6 @@ void check_ndim(const char* name, const ArrayView& a, std::size_t ndim) {
         a.data ? text(a.shape) : "None");
 }
 
-idx_t padded(idx_t n) { return (n + 15) / 16 * 16; }
-
 // (rows, cols) -> the same with padded columns; the rows are looked up, never multiplied.
 Matrix pad_columns(const float* a, idx_t rows, idx_t cols) {
   Matrix m{rows, padded(cols), {}};

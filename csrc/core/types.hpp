@@ -16,6 +16,9 @@ enum class Metric : int { InnerProduct = 0, L2 = 1 };
 
 constexpr int kScanBlock = 64;  // vectors in one scan block
 
+// The columns of a row of n numbers that products and sums take: the next multiple of 16.
+constexpr idx_t padded(idx_t n) { return (n + 15) / 16 * 16; }
+
 // How a call may run: `interrupted` is asked now and then by the calling thread only.
 struct Execution {
   int n_threads = 1;

@@ -343,9 +343,10 @@ class _Run:
         self.model.load_state_dict(self.best_state)
         if self.training.checkpoint is not None and os.path.exists(self.training.checkpoint):
             os.remove(self.training.checkpoint)
+        beam = self.config.beam(self.K)
         report = TrainingReport(
             rq_mse=self.rq_mse,
-            mse=self.error(self.config.beam(self.K)),
+            mse=self.best[0] if beam == self.beam else self.error(beam),
             history=self.history,
             seconds=time.monotonic() - self.started,
             vectors_seen=self.step * self.training.batch_size,
