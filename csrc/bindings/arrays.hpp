@@ -63,7 +63,8 @@ inline Execution execution(int n_threads) {
 }
 
 void bind_simd(py::module_& m);
-void bind_inverted_lists(py::module_& m);
+void bind_codes(py::module_& m);
+void bind_engine(py::module_& m);
 void bind_lut(py::module_& m);
 void bind_qinco(py::module_& m);
 void bind_search(py::module_& m);

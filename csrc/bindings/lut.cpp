@@ -1,6 +1,7 @@
 #include "core/lut.hpp"
 
 #include <algorithm>
+#include <memory>
 
 #include "bindings/arrays.hpp"
 #include "core/parallel.hpp"
@@ -8,12 +9,12 @@
 namespace fq::bind {
 namespace {
 
-AdditiveTables make(const Floats& codebooks) {
+std::shared_ptr<AdditiveTables> make(const Floats& codebooks) {
   check_array("codebooks", codebooks, {kAny, kAny, kAny});
   auto size = [&](int axis) {  // far above what the constructor accepts, but still an int
     return static_cast<int>(std::min<py::ssize_t>(codebooks.shape(axis), 1 << 20));
   };
-  return AdditiveTables(size(0), size(1), codebooks.shape(2), codebooks.data());
+  return std::make_shared<AdditiveTables>(size(0), size(1), codebooks.shape(2), codebooks.data());
 }
 
 Floats compute(const AdditiveTables& self, const Floats& q, int metric, int n_threads) {
@@ -49,7 +50,7 @@ Floats bias(const AdditiveTables& self, const Floats& centroids, const Ids& list
 
 void bind_lut(py::module_& m) {
   using py::arg;
-  py::class_<AdditiveTables>(
+  py::class_<AdditiveTables, std::shared_ptr<AdditiveTables>>(
       m, "AdditiveTables",
       "Additive codebooks (M, K, d) float32 whose sum approximates the residual x - centroid, in "
       "the original space. K is a power of two from 16 to 256.")

@@ -3,7 +3,6 @@
 #include <memory>
 
 #include "bindings/arrays.hpp"
-#include "core/first_step_table.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/qinco_encode.hpp"
 #include "core/qinco_weights.hpp"
@@ -52,14 +51,15 @@ Floats decode_codes(const QincoWeights& weights, const std::optional<Ids>& list_
 
 void bind_qinco(py::module_& m) {
   using py::arg;
-  py::class_<QincoWeights>(
+  py::class_<QincoWeights, std::shared_ptr<QincoWeights>>(
       m, "QincoWeights",
       "Weights of a trained model, compiled for decoding. The steps are added in order; the object "
       "must not be changed while it is in use.")
       .def(py::init([](int nbits, bool ivf, bool skip, const Floats& mean, float std,
                        const Floats& base, std::optional<bool> in_bf16) {
-             return QincoWeights(nbits, ivf, skip, view(mean), std, view(base),
-                                 in_bf16.value_or(multiplies_bf16(active_level())));
+             return std::make_shared<QincoWeights>(
+                 nbits, ivf, skip, view(mean), std, view(base),
+                 in_bf16.value_or(multiplies_bf16(active_level())));
            }),
            arg("nbits"), arg("ivf"), arg("skip"), arg("mean"), arg("std"), arg("base"),
            arg("in_bf16") = py::none(),
@@ -91,22 +91,11 @@ void bind_qinco(py::module_& m) {
       .def_property_readonly("skip", &QincoWeights::skip)
       .def_property_readonly("in_bf16", &QincoWeights::in_bf16)
       .def_property_readonly("n_base", &QincoWeights::n_base);
-  py::class_<FirstStepTable>(m, "FirstStepTable",
-                             "x̂ after the first network, for all that it can be: (nlist or K) * K "
-                             "vectors, which re-ranking looks up.")
-      .def(py::init([](const QincoWeights& weights, int n_threads) {
-             const Execution run = execution(n_threads);
-             const py::gil_scoped_release nogil;
-             return std::make_unique<FirstStepTable>(weights, run);
-           }),
-           py::keep_alive<1, 2>(), arg("weights"), arg("n_threads") = 1,
-           "Raises RuntimeError for weights without a step; Ctrl-C raises KeyboardInterrupt.")
-      .def_property_readonly("nbytes", &FirstStepTable::nbytes);
   m.def("encode", encode_vectors, arg("weights"), arg("x"), arg("list_no"), arg("A"), arg("B"),
         arg("n_threads") = 1,
         "Codes (n, M) uint8 of x (n, d) float32, finite, in the original space, by beam search. "
         "list_no (n) int64 with an IVF, else None. A: codewords pre-selected per hypothesis (K: "
-        "all). B: hypotheses. Ctrl-C raises KeyboardInterrupt.");
+        "all). B: hypotheses, up to 4096. Ctrl-C raises KeyboardInterrupt.");
   m.def("decode", decode_codes, arg("weights"), arg("list_no"), arg("codes"), arg("n_threads") = 1,
         arg("n_steps") = py::none(),
         "Vectors (n, d) float32 in the original space. list_no (n) int64, needed with an IVF; -1 "

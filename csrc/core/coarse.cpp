@@ -30,7 +30,7 @@ float scores_by_product(idx_t nlist, const float* centroids, idx_t d, idx_t nq, 
   scores.resize(static_cast<std::size_t>(nq * nlist));
   float q_norm = 0, c_norm = 0;
   for (idx_t i = 0; i < nq; ++i) {
-    if (!all_finite(q + i * d, d)) continue;  // it has no result, and must not spoil the bound
+    if (!is_usable(q + i * d, d)) continue;  // it has no result, and must not spoil the bound
     q_norm = std::max(q_norm, squared_norm(q + i * d, d));
     for (idx_t j = 0; j < d; ++j) columns[j * kBlock + i] = q[i * d + j];
   }
@@ -89,7 +89,7 @@ void assign_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const 
   for (idx_t i = 0; i < nq; ++i, list_no += nprobe, score += nprobe) {
     std::fill_n(list_no, nprobe, idx_t{-1});
     std::fill_n(score, nprobe, 0.0f);
-    if (!all_finite(q + i * d, d)) continue;
+    if (!is_usable(q + i * d, d)) continue;
     idx_t p = 0;
     for (const Candidate& c : best[i].sorted()) {
       list_no[p] = c.id;

@@ -14,7 +14,7 @@ struct CoarseScratch {
 };
 
 // The nprobe best centroids of each query, by (score, list_no); -1 with score 0 beyond nlist and
-// for a query that is not finite. centroids: (nlist, d), q: (nq, d), list_no and score:
+// for a query that is not usable. centroids: (nlist, d), q: (nq, d), list_no and score:
 // (nq, nprobe). Scores are minimised, and exact_score's bit for bit: where queries come together, a
 // matrix product only tells which centroids need one. At most 16 queries.
 void assign_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const float* q,

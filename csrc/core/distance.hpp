@@ -3,8 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 
+#include "core/check.hpp"
 #include "core/types.hpp"
 
 namespace fq {
@@ -27,9 +29,16 @@ inline float exact_score(const float* q, const float* x, idx_t d, Metric metric)
   return sum_terms(d, [=](idx_t i) { return (q[i] - x[i]) * (q[i] - x[i]); });
 }
 
-// FAISS answers a query that has a NaN or an inf with padding, and never stores such a vector.
-inline bool all_finite(const float* x, idx_t d) {
-  return std::all_of(x, x + d, [](float v) { return std::isfinite(v); });
+// Whether x is finite, and short enough for its squared distance to another such vector to be a
+// float: as FAISS, we answer another query with padding and do not store another vector.
+inline bool is_usable(const float* x, idx_t d) {
+  return sum_terms(d, [=](idx_t i) { return x[i] * x[i]; }) <= FLT_MAX / 4;  // false for NaN
+}
+
+// Of what comes from a file: one NaN would spoil every score.
+inline void check_finite(const char* name, const float* values, idx_t n) {
+  check(std::all_of(values, values + n, [](float v) { return std::isfinite(v); }), name,
+        ": expected finite values");
 }
 
 }  // namespace fq

@@ -1,6 +1,7 @@
 #include "core/first_step_table.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/check.hpp"
 #include "core/parallel.hpp"
@@ -8,8 +9,9 @@
 
 namespace fq {
 
-FirstStepTable::FirstStepTable(const QincoWeights& weights, const Execution& run)
-    : weights_(weights) {
+FirstStepTable::FirstStepTable(std::shared_ptr<const QincoWeights> of, const Execution& run)
+    : weights_(std::move(of)) {
+  const QincoWeights& weights = *weights_;
   check<StateError>(!weights.steps().empty(),
                     "a codec of one code without an IVF has no network to compute a table of");
   const idx_t K = weights.K(), dp = weights.base().cols, n = weights.n_base() * K;
@@ -35,8 +37,8 @@ FirstStepTable::FirstStepTable(const QincoWeights& weights, const Execution& run
 
 void FirstStepTable::look_up(idx_t n, const idx_t* list_no, const std::uint8_t* codes, idx_t stride,
                              float* x) const {
-  const bool ivf = weights_.ivf();
-  const idx_t K = weights_.K(), dp = weights_.base().cols;
+  const bool ivf = weights_->ivf();
+  const idx_t K = weights_->K(), dp = weights_->base().cols;
   for (idx_t i = 0; i < n; ++i, codes += stride, x += dp) {
     const idx_t row = ivf ? list_no[i] * K + codes[0] : codes[0] * K + codes[1];
     std::copy_n(x_.data() + row * dp, dp, x);

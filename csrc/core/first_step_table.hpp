@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/qinco_weights.hpp"
@@ -14,12 +15,11 @@ namespace fq {
 
 class FirstStepTable {
  public:
-  // The weights must have a step, and outlive the table unchanged. Computed as they rank, in bf16
-  // where they have it, by what decodes without a table: the same bits.
-  FirstStepTable(const QincoWeights& weights, const Execution& run);
+  // The weights must have a step, and stay as they are. Computed as they rank, in bf16 where they
+  // have it, by what decodes without a table: the same bits.
+  FirstStepTable(std::shared_ptr<const QincoWeights> weights, const Execution& run);
 
-  const QincoWeights& weights() const { return weights_; }
-  bool in_bf16() const { return weights_.in_bf16(); }
+  bool in_bf16() const { return weights_->in_bf16(); }
   idx_t nbytes() const { return static_cast<idx_t>(x_.size() * sizeof(float)); }
 
   // decode_start and the first of decode_steps, for n rows. Not checked.
@@ -27,7 +27,7 @@ class FirstStepTable {
                float* x) const;
 
  private:
-  const QincoWeights& weights_;
+  std::shared_ptr<const QincoWeights> weights_;
   std::vector<float> x_;  // (n_base, K, base().cols)
 };
 

@@ -5,15 +5,10 @@
 
 #include "core/bitpack.hpp"
 #include "core/check.hpp"
+#include "core/growth.hpp"
 
 namespace fq {
 namespace {
-
-// Geometric growth, with half the slack of doubling.
-template <class T>
-void reserve_for(std::vector<T>& v, std::size_t n) {
-  if (n > v.capacity()) v.reserve(std::max(n, v.capacity() + v.capacity() / 2));
-}
 
 std::size_t blocks_for(idx_t n) {
   return static_cast<std::size_t>((n + kScanBlock - 1) / kScanBlock);
@@ -49,36 +44,53 @@ std::size_t InvertedLists::code_begin(idx_t offset) const {
          static_cast<std::size_t>(offset % kScanBlock);
 }
 
-void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
-                        const idx_t* ids, idx_t* offsets) {
-  std::vector<idx_t> growth(lists_.size(), 0);
-  std::vector<int> id_width(lists_.size(), 0);
+// Checks what add() takes, and makes room for it. The growth of the lists is kept in them: an add
+// of few vectors to many lists costs little.
+void InvertedLists::reserve(idx_t n, const idx_t* list_no, const std::uint8_t* codes,
+                            const idx_t* ids, idx_t first_id) {
   for (idx_t i = 0; i < n; ++i) {
     if (list_no[i] == -1) continue;
     if (list_no[i] < 0 || list_no[i] >= nlist())
       check(false, "list_no[", i, "]: expected -1 to ", nlist() - 1, ", got ", list_no[i]);
     for (int m = 0; m < M_; ++m) check_step(codes[i * M_ + m], nbits_, i, m);
-    const auto l = static_cast<std::size_t>(list_no[i]);
-    const idx_t offset = lists_[l].size() + growth[l]++;
-    id_width[l] = std::max(id_width[l], ListIds::width_for(ids[i], offset));
+    List& list = lists_[static_cast<std::size_t>(list_no[i])];
+    const idx_t offset = list.size() + list.growth.n++;
+    list.growth.id_width =
+        std::max(list.growth.id_width, ListIds::width_for(ids ? ids[i] : first_id + i, offset));
   }
-  for (std::size_t l = 0; l < lists_.size(); ++l) {
-    if (growth[l] == 0) continue;
-    const idx_t size = lists_[l].size() + growth[l];
-    reserve_for(lists_[l].codes, blocks_for(size) * block_bytes());
-    reserve_for(lists_[l].bias, static_cast<std::size_t>(size));
-    lists_[l].ids.reserve(size, id_width[l]);
-  }
-  for (idx_t i = 0; i < n; ++i) {  // nothing below can fail
-    offsets[i] = -1;
+  for (idx_t i = 0; i < n; ++i) {
     if (list_no[i] == -1) continue;
     List& list = lists_[static_cast<std::size_t>(list_no[i])];
-    const idx_t offset = offsets[i] = list.size();
+    if (list.growth.n == 0) continue;
+    const idx_t size = list.size() + list.growth.n;
+    reserve_for(list.codes, blocks_for(size) * block_bytes());
+    reserve_for(list.bias, static_cast<std::size_t>(size));
+    list.ids.reserve(size, list.growth.id_width);
+    list.growth = {};
+  }
+}
+
+void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
+                        const idx_t* ids, idx_t first_id, idx_t* offsets) {
+  try {
+    reserve(n, list_no, codes, ids, first_id);
+  } catch (...) {
+    for (idx_t i = 0; i < n; ++i)
+      if (list_no[i] >= 0 && list_no[i] < nlist())
+        lists_[static_cast<std::size_t>(list_no[i])].growth = {};
+    throw;
+  }
+  for (idx_t i = 0; i < n; ++i) {  // nothing below can fail
+    if (offsets) offsets[i] = -1;
+    if (list_no[i] == -1) continue;
+    List& list = lists_[static_cast<std::size_t>(list_no[i])];
+    const idx_t offset = list.size();
+    if (offsets) offsets[i] = offset;
     list.codes.resize(blocks_for(offset + 1) * block_bytes());
     std::uint8_t* code = list.codes.data() + code_begin(offset);
     for (int m = 0; m < M_; ++m) write_step(code, kScanBlock, m, nbits_, codes[i * M_ + m]);
     list.bias.push_back(bias[i]);
-    list.ids.push_back(ids[i]);
+    list.ids.push_back(ids ? ids[i] : first_id + i);
     ++ntotal_;
   }
 }
@@ -135,19 +147,42 @@ InvertedLists::Memory InvertedLists::memory() const {
   return memory;
 }
 
-void InvertedLists::export_to(std::uint8_t* codes, float* bias, idx_t* ids) const {
-  for (const List& list : lists_) {
-    for (idx_t o = 0; o < list.size(); ++o) {
-      const std::uint8_t* packed = list.codes.data() + code_begin(o);
-      for (int b = 0; b < code_size_; ++b) *codes++ = packed[b * kScanBlock];
+template <class F>
+void InvertedLists::visit(idx_t first, idx_t n, F f) const {
+  check(first >= 0 && n >= 0 && n <= ntotal_ - first, "first, n: expected entries of ", ntotal_,
+        ", got ", first, ", ", n);
+  for (auto list = lists_.begin(); n > 0; ++list) {
+    const idx_t m = std::min(n, list->size() - first);
+    if (m > 0) {
+      f(*list, first, first + m);
+      n -= m;
     }
-    bias = std::copy(list.bias.begin(), list.bias.end(), bias);
-    for (idx_t o = 0; o < list.size(); ++o) *ids++ = list.ids[o];
+    first = std::max<idx_t>(first - list->size(), 0);
   }
 }
 
-void InvertedLists::import_from(const idx_t* sizes, idx_t n, const std::uint8_t* codes,
-                                const float* bias, const idx_t* ids) {
+void InvertedLists::export_codes(idx_t first, idx_t n, std::uint8_t* codes) const {
+  visit(first, n, [&](const List& list, idx_t begin, idx_t end) {
+    for (idx_t o = begin; o < end; ++o) {
+      const std::uint8_t* packed = list.codes.data() + code_begin(o);
+      for (int b = 0; b < code_size_; ++b) *codes++ = packed[b * kScanBlock];
+    }
+  });
+}
+
+void InvertedLists::export_bias(idx_t first, idx_t n, float* bias) const {
+  visit(first, n, [&](const List& list, idx_t begin, idx_t end) {
+    bias = std::copy(&list.bias[static_cast<std::size_t>(begin)], list.bias.data() + end, bias);
+  });
+}
+
+void InvertedLists::export_ids(idx_t first, idx_t n, idx_t* ids) const {
+  visit(first, n, [&](const List& list, idx_t begin, idx_t end) {
+    for (idx_t o = begin; o < end; ++o) *ids++ = list.ids[o];
+  });
+}
+
+void InvertedLists::import_from(const idx_t* sizes, idx_t n, const Rows& rows) {
   idx_t total = 0;
   for (idx_t l = 0; l < nlist(); ++l) {
     check(sizes[l] >= 0 && sizes[l] <= n - total, "sizes[", l, "]: expected 0 to ", n - total, " (",
@@ -157,20 +192,36 @@ void InvertedLists::import_from(const idx_t* sizes, idx_t n, const std::uint8_t*
   check(total == n, "sizes: expected a sum of ", n, ", got ", total);
 
   std::vector<List> lists(lists_.size());
+  const auto most = static_cast<std::size_t>(std::min(n, kImported));
+  std::vector<std::uint8_t> codes(most * static_cast<std::size_t>(code_size_));
+  std::vector<float> bias(most);
+  std::vector<idx_t> ids(most);
+  idx_t first = 0, next = 0, end = 0;  // of the entries in hand: that of their first, in them
   for (std::size_t l = 0; l < lists.size(); ++l) {
-    lists[l].codes.resize(blocks_for(sizes[l]) * block_bytes());
-    for (idx_t o = 0; o < sizes[l]; ++o) {
-      std::uint8_t* packed = lists[l].codes.data() + code_begin(o);
-      for (int b = 0; b < code_size_; ++b) packed[b * kScanBlock] = *codes++;
+    List& list = lists[l];
+    list.codes.resize(blocks_for(sizes[l]) * block_bytes());
+    list.bias.reserve(static_cast<std::size_t>(sizes[l]));
+    while (list.size() < sizes[l]) {
+      if (next == end) {
+        first += end;
+        next = 0;
+        end = std::min(n - first, kImported);
+        rows(first, end, codes.data(), bias.data(), ids.data());
+      }
+      const idx_t begin = list.size(), m = std::min(sizes[l] - begin, end - next);
+      int id_width = 0;
+      for (idx_t i = 0; i < m; ++i)
+        id_width = std::max(id_width, ListIds::width_for(ids[next + i], begin + i));
+      list.ids.reserve(sizes[l], id_width);
+      for (idx_t i = 0; i < m; ++i) {
+        std::uint8_t* packed = list.codes.data() + code_begin(begin + i);
+        const std::uint8_t* code = codes.data() + (next + i) * code_size_;
+        for (int b = 0; b < code_size_; ++b) packed[b * kScanBlock] = code[b];
+        list.ids.push_back(ids[next + i]);
+      }
+      list.bias.insert(list.bias.end(), bias.begin() + next, bias.begin() + next + m);
+      next += m;
     }
-    lists[l].bias.assign(bias, bias + sizes[l]);
-    int id_width = 0;
-    for (idx_t o = 0; o < sizes[l]; ++o)
-      id_width = std::max(id_width, ListIds::width_for(ids[o], o));
-    lists[l].ids.reserve(sizes[l], id_width);
-    for (idx_t o = 0; o < sizes[l]; ++o) lists[l].ids.push_back(ids[o]);
-    bias += sizes[l];
-    ids += sizes[l];
   }
   lists_ = std::move(lists);
   ntotal_ = n;

@@ -3,10 +3,11 @@
 // A list keeps its codes in scan blocks of 64 vectors. A block has code_size rows of 64 bytes:
 // byte row b holds byte b of the 64 packed codes, so that a kernel loads one step of many vectors
 // at once and a vector costs code_size bytes for every nbits. Searches may run concurrently;
-// a change (add, reset, import_from) must not overlap with anything.
+// a change (add, reset, import_from) must not overlap with anything: Engine sees to that.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/list_ids.hpp"
@@ -21,6 +22,11 @@ class InvertedLists {
     std::vector<float> bias;
     ListIds ids;
     idx_t size() const { return ids.size(); }
+
+    struct Growth {  // of the add that is in progress
+      idx_t n = 0;
+      int id_width = 0;
+    } growth = {};
   };
 
   InvertedLists(idx_t nlist, int M, int nbits);
@@ -33,10 +39,11 @@ class InvertedLists {
   idx_t ntotal() const { return ntotal_; }
   const List& list(idx_t list_no) const;  // checked
 
-  // list_no, bias, ids, offsets: (n); codes: (n, M), one byte per step. A list_no of -1 is
-  // skipped and gets offset -1. Everything is checked and allocated before the first change.
+  // list_no, bias: (n); codes: (n, M), one byte per step; ids: (n), or null for first_id and what
+  // follows. A list_no of -1 is skipped. offsets: (n), -1 where skipped; or null. Everything is
+  // checked and allocated before the first change.
   void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
-           const idx_t* ids, idx_t* offsets);
+           const idx_t* ids, idx_t first_id, idx_t* offsets);
 
   // One stored code as M bytes. Not checked.
   void read_code(idx_t list_no, idx_t offset, std::uint8_t* code) const;
@@ -55,13 +62,25 @@ class InvertedLists {
   };
   Memory memory() const;
 
-  // List after list: codes (ntotal, code_size) packed row by row, bias and ids (ntotal).
-  void export_to(std::uint8_t* codes, float* bias, idx_t* ids) const;
-  // Replaces the contents. sizes: (nlist), their sum must be n.
-  void import_from(const idx_t* sizes, idx_t n, const std::uint8_t* codes, const float* bias,
-                   const idx_t* ids);
+  // Entries first .. first + n - 1, list after list: codes (n, code_size) packed row by row, bias
+  // and ids (n).
+  void export_codes(idx_t first, idx_t n, std::uint8_t* codes) const;
+  void export_bias(idx_t first, idx_t n, float* bias) const;
+  void export_ids(idx_t first, idx_t n, idx_t* ids) const;
+  // Writes the entries first .. first + n - 1 of an import, n being kImported at most; called in
+  // order, so that what is imported is never in memory a second time.
+  using Rows =
+      std::function<void(idx_t first, idx_t n, std::uint8_t* codes, float* bias, idx_t* ids)>;
+  static constexpr idx_t kImported = 1 << 15;
+  // Replaces the contents by n entries. sizes: (nlist), their sum must be n.
+  void import_from(const idx_t* sizes, idx_t n, const Rows& rows);
 
  private:
+  // Calls f(list, begin, end) for those entries, of each list that has some of them.
+  template <class F>
+  void visit(idx_t first, idx_t n, F f) const;
+  void reserve(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const idx_t* ids,
+               idx_t first_id);
   std::size_t block_bytes() const { return static_cast<std::size_t>(code_size_) * kScanBlock; }
   // Address of the first byte of a code, and the bytes after it at stride kScanBlock.
   std::size_t code_begin(idx_t offset) const;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/check.hpp"
+#include "core/distance.hpp"
 #include "core/inverted_lists.hpp"
 #include "core/parallel.hpp"
 #include "dispatch/dispatch.hpp"
@@ -18,6 +19,7 @@ AdditiveTables::AdditiveTables(int M, int K, idx_t d, const float* codebooks)
         "codebooks: expected K to be a power of two from 16 to 256, got ", K);
   check(d >= 1, "codebooks: expected d of at least 1, got ", d);
   const idx_t rows = idx_t{M} * K;
+  check_finite("codebooks", codebooks, rows * d);
   codebooks_.assign(codebooks, codebooks + rows * d);
   packed_.resize(codebooks_.size());
   pack_gemm_f32(rows, d, d, codebooks, d, packed_.data());

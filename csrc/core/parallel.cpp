@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "core/check.hpp"
+#include "core/shared_lock.hpp"
 
 namespace fq {
 
@@ -18,25 +17,22 @@ int n_workers(idx_t n_blocks, const Execution& run) {
 }
 
 void parallel_for(idx_t n_blocks, const Execution& run, const std::function<void(idx_t, int)>& fn) {
-  using clock = std::chrono::steady_clock;
-  constexpr auto kPollInterval = std::chrono::milliseconds(50);
-
   std::atomic<idx_t> next{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::exception_ptr error;
 
+  const std::vector<const SharedLock*> held = SharedLock::held();
+  Poll poll(run);
+
   auto work = [&](int worker) {
-    auto last_poll = clock::now();
     try {
+      if (worker > 0) SharedLock::held() = held;
       while (!stop.load(std::memory_order_relaxed)) {
         const idx_t block = next.fetch_add(1, std::memory_order_relaxed);
         if (block >= n_blocks) return;
         fn(block, worker);
-        if (worker == 0 && run.interrupted && clock::now() - last_poll > kPollInterval) {
-          if (run.interrupted()) throw Interrupted();
-          last_poll = clock::now();
-        }
+        if (worker == 0) poll();
       }
     } catch (...) {
       stop = true;
@@ -50,8 +46,8 @@ void parallel_for(idx_t n_blocks, const Execution& run, const std::function<void
   threads.reserve(static_cast<size_t>(n - 1));
   try {
     for (int worker = 1; worker < n; ++worker) threads.emplace_back(work, worker);
-  } catch (const std::system_error&) {
-    // No more threads to be had: the ones we have do all the blocks.
+  } catch (...) {
+    // No more threads, or no memory for one: those that run do all the blocks.
   }
   work(0);
   for (auto& thread : threads) thread.join();

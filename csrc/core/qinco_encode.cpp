@@ -15,6 +15,7 @@ namespace fq {
 namespace {
 
 constexpr idx_t kHypotheses = 384;  // of a block of vectors: enough rows for the products
+constexpr int kMaxBeam = 4096;      // so that A * B, and what it allocates, stays small
 constexpr idx_t kCandidates = 96;   // evaluated together: their activations stay in cache
 
 using Floats = std::vector<float>;
@@ -295,7 +296,7 @@ class BlockEncoder {
 void encode(const QincoWeights& weights, idx_t n, const float* x, const idx_t* list_no, int A,
             int B, std::uint8_t* codes, const Execution& run) {
   check(A >= 1 && A <= weights.K(), "A: expected 1 to ", weights.K(), ", got ", A);
-  check(B >= 1, "B: expected at least 1, got ", B);
+  check(B >= 1 && B <= kMaxBeam, "B: expected 1 to ", kMaxBeam, ", got ", B);
   check((list_no != nullptr) == weights.ivf(),
         "list_no: expected one per vector for a model with an IVF, and None without");
   for (const QincoStep& step : weights.steps())

@@ -15,7 +15,7 @@ namespace fq {
 //
 // x: (n, d) in the original space, finite. list_no: (n), for a model with an IVF; else null, and
 // the first code is searched like the others. A = K: all codewords; a smaller A needs pre-selection
-// codebooks. codes: (n, M). The codes of a vector do not depend on the others.
+// codebooks. B: up to 4096. codes: (n, M). The codes of a vector do not depend on the others.
 void encode(const QincoWeights& weights, idx_t n, const float* x, const idx_t* list_no, int A,
             int B, std::uint8_t* codes, const Execution& run);
 

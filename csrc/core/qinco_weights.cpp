@@ -18,9 +18,13 @@ std::string text(const std::vector<idx_t>& shape) {
   return s + ")";
 }
 
-void check_shape(const char* name, const ArrayView& a, const std::vector<idx_t>& expected) {
+// Shape, and that no value is a NaN or an inf.
+void check_array(const char* name, const ArrayView& a, const std::vector<idx_t>& expected) {
   check(a.data && a.shape == expected, name, ": expected shape ", text(expected), ", got ",
         a.data ? text(a.shape) : "None");
+  idx_t n = 1;
+  for (const idx_t size : expected) n *= size;
+  check_finite(name, a.data, n);
 }
 
 void check_ndim(const char* name, const ArrayView& a, std::size_t ndim) {
@@ -91,8 +95,9 @@ QincoWeights::QincoWeights(int nbits, bool ivf, bool skip, const ArrayView& mean
   d_ = mean.shape[0];
   check(d_ >= 1, "mean: expected at least one dimension, got 0");
   check(std::isfinite(std) && std > 0, "std: expected a positive number, got ", std);
+  check_array("mean", mean, {d_});
   check_ndim("base", base, 2);
-  check_shape("base", base, {ivf ? std::max<idx_t>(base.shape[0], 1) : K(), d_});
+  check_array("base", base, {ivf ? std::max<idx_t>(base.shape[0], 1) : K(), d_});
   mean_.assign(mean.data, mean.data + d_);
   base_ = pad_columns(base.data, base.shape[0], d_);
   if (ivf) return;
@@ -111,14 +116,14 @@ void QincoWeights::add_step(const ArrayView& codebook, const ArrayView& in_proj,
   const idx_t L = first ? up.shape[0] : L_;
   const idx_t d_h = first ? up.shape[1] : d_h_;
   check(d_e >= 1 && d_h >= 1, "d_e, d_h: expected at least 1, got ", d_e, ", ", d_h);
-  check_shape("codebook", codebook, {K(), d_});
-  check_shape("concat_weight", concat_weight, {d_e, d_e + d_});
-  check_shape("up", up, {L, d_h, d_e});
-  check_shape("down", down, {L, d_e, d_h});
-  if (in_proj.data || d_e != d_) check_shape("in_proj", in_proj, {d_e, d_});
-  if (out_proj.data || d_e != d_) check_shape("out_proj", out_proj, {d_, d_e});
-  if (concat_bias.data) check_shape("concat_bias", concat_bias, {d_e});
-  if (preselect.data) check_shape("preselect", preselect, {K(), d_});
+  check_array("codebook", codebook, {K(), d_});
+  check_array("concat_weight", concat_weight, {d_e, d_e + d_});
+  check_array("up", up, {L, d_h, d_e});
+  check_array("down", down, {L, d_e, d_h});
+  if (in_proj.data || d_e != d_) check_array("in_proj", in_proj, {d_e, d_});
+  if (out_proj.data || d_e != d_) check_array("out_proj", out_proj, {d_, d_e});
+  if (concat_bias.data) check_array("concat_bias", concat_bias, {d_e});
+  if (preselect.data) check_array("preselect", preselect, {K(), d_});
 
   QincoStep step;
   step.codebook = pad_columns(codebook.data, K(), d_);

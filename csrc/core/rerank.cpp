@@ -1,6 +1,7 @@
 #include "core/rerank.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "core/distance.hpp"
@@ -13,44 +14,54 @@ namespace {
 constexpr idx_t kMore = 8;
 idx_t worth_ranking(idx_t k) { return 2 * (k + kMore) + 1; }
 
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
 class BlockReranker {
  public:
-  BlockReranker(const QincoWeights& weights, const FirstStepTable* table, int M, const float* q,
-                Metric metric, RerankScratch& scratch)
-      : codec_(weights), w_(&weights), table_(table), M_(M), q_(q), metric_(metric), s_(scratch) {}
+  BlockReranker(const Reranking& how, const float* q, RerankScratch& scratch)
+      : lists_(how.lists),
+        codec_(how.weights),
+        table_(how.table),
+        q_(q),
+        metric_(how.metric),
+        s_(scratch) {}
 
-  // The entries to decode: those that `exit` does not give up for what the tables said already.
-  void start(const InvertedLists& lists, std::vector<TopK>& shortlists, idx_t nq,
-             const EarlyExit* exit, float margin, idx_t k) {
+  // The entries to decode: those that early exit does not give up for what the tables said already.
+  void take(std::vector<TopK>& shortlists, idx_t nq, const EarlyExit* exit, float margin, idx_t k) {
     idx_t n_all = 0;
     s_.entries.clear();
     for (idx_t i = 0; i < nq; ++i) {
       const std::vector<Candidate>& sorted = shortlists[i].sorted();
       n_all += static_cast<idx_t>(sorted.size());
-      float limit = std::numeric_limits<float>::infinity();
+      float limit = kInf;
       if (exit && exit->tables() && static_cast<idx_t>(sorted.size()) > k)
-        limit = bound(margin * exit->tables()->margin(k),
+        limit = bound(exit->margin(*exit->tables(), k, margin),
                       sorted[static_cast<std::size_t>(k) - 1].score, i);
       for (const Candidate& c : sorted)
         if (!(c.score > limit)) s_.entries.push_back({i, c});
     }
-    s_.n_entries += n_all;
+    s_.n_entries += n_all - n();
     s_.n_steps_saved += (n_all - n()) * (M_ - n_first_);
+  }
+
+  void read_codes() {
+    s_.n_entries += n();
     s_.list_no.resize(s_.entries.size());
     s_.codes.resize(static_cast<std::size_t>(n() * M_));
     s_.x.resize(static_cast<std::size_t>(n() * dp_));
     s_.original.assign(static_cast<std::size_t>(dp_), 0.0f);
     for (idx_t i = 0; i < n(); ++i) {
       const Candidate& c = s_.entries[i].candidate;
-      lists.read_code(c.list_no, c.offset, s_.codes.data() + i * M_);
+      lists_.read_code(c.list_no, c.offset, s_.codes.data() + i * M_);
     }
   }
 
   idx_t n() const { return static_cast<idx_t>(s_.entries.size()); }
-  bool in_bf16() const { return in_bf16_; }
 
-  // Back to no code decoded; from here on by the codec's weights or a student's.
-  void restart(const QincoWeights& weights, bool in_bf16) {
+  // From here on by the codec's weights or a student's: if these are others than before, back to no
+  // code decoded.
+  void use(const QincoWeights& weights, bool in_bf16) {
+    if (w_ == &weights && in_bf16_ == in_bf16) return;
     w_ = &weights;
     in_bf16_ = in_bf16;
     for (idx_t i = 0; i < n(); ++i) s_.list_no[i] = s_.entries[i].candidate.list_no;
@@ -62,6 +73,7 @@ class BlockReranker {
     const bool look_up = table_ && !by_student() && table_->in_bf16() == in_bf16_ &&
                          n_done_ == n_first_ && n_codes > n_first_;
     for (idx_t begin = 0; begin < n(); begin += kDecodeBlock) {
+      if (s_.poll) (*s_.poll)();
       const idx_t rows = std::min(kDecodeBlock, n() - begin);
       const idx_t* list_no = s_.list_no.data() + begin;
       const std::uint8_t* codes = s_.codes.data() + begin * M_;
@@ -78,12 +90,17 @@ class BlockReranker {
 
   // Drops the entries that are out of reach of the best k of their query.
   void drop(const EarlyExit& exit, const EarlyExit::Checkpoint& checkpoint, float margin, idx_t k) {
-    for (idx_t i = 0; i < n(); ++i) {
-      exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i), s_.decode.terms);
-      s_.entries[i].candidate.score = score(i);
-    }
-    margin *= checkpoint.margin(k);
-    drop(k, k + 1, [&](float kth, idx_t query) { return bound(margin, kth, query); });
+    approximate(exit, checkpoint);
+    drop([&](idx_t query) { return n_scores() > k ? bound(margin, kth_score(k), query) : kInf; });
+  }
+
+  // Drops the entries that are out of reach of a radius.
+  void drop_outside(const EarlyExit& exit, const EarlyExit::Checkpoint& checkpoint, float factor,
+                    float radius) {
+    approximate(exit, checkpoint);
+    drop([&](idx_t query) {
+      return range_bound(radius, checkpoint, factor, q_ + query * d_, d_, metric_);
+    });
   }
 
   bool any_query_with(idx_t n_entries) const {
@@ -94,18 +111,15 @@ class BlockReranker {
 
   // Drops all but the best k + kMore of each query that has more to rank, once all is decoded.
   void drop_ranked(idx_t k) {
+    put_scores();
+    drop([&](idx_t) { return n_scores() >= worth_ranking(k) ? kth_score(k + kMore) : kInf; });
+  }
+
+  // The scores of the entries, by x̂ as it is.
+  void put_scores() {
     for (idx_t i = 0; i < n(); ++i) {
       original(i);
       s_.entries[i].candidate.score = score(i);
-    }
-    drop(k + kMore, worth_ranking(k), [](float kth, idx_t) { return kth; });
-  }
-
-  void finish(std::vector<TopK>& results) {
-    for (idx_t i = 0; i < n(); ++i) {
-      original(i);
-      const auto& [query, c] = s_.entries[i];
-      results[query].push({score(i), c.id, c.list_no, c.offset});
     }
   }
 
@@ -116,27 +130,35 @@ class BlockReranker {
     return exit_bound(kth, margin, q_ + query * d_, d_, metric_);
   }
 
-  // Of queries with at least n_entries, drops the entries whose score exceeds what
-  // bound(k-th best, query) says.
-  template <class Bound>
-  void drop(idx_t k, idx_t n_entries, Bound bound) {
+  // The same with a tail.
+  void approximate(const EarlyExit& exit, const EarlyExit::Checkpoint& checkpoint) {
+    for (idx_t i = 0; i < n(); ++i) {
+      exit.add_tail(checkpoint, s_.codes.data() + i * M_, original(i), s_.decode.terms);
+      s_.entries[i].candidate.score = score(i);
+    }
+  }
+
+  // Drops the entries whose score exceeds limit(query), which may look at the scores of its query.
+  template <class Limit>
+  void drop(Limit limit_of) {
     idx_t kept = 0;
     for (idx_t begin = 0, end; begin < n(); begin = end) {
       const idx_t query = s_.entries[begin].query;
       s_.scores.clear();
       for (end = begin; end < n() && s_.entries[end].query == query; ++end)
         s_.scores.push_back(s_.entries[end].candidate.score);
-      float limit = std::numeric_limits<float>::infinity();
-      if (end - begin >= n_entries) {
-        const auto kth = s_.scores.begin() + static_cast<std::ptrdiff_t>(k) - 1;
-        std::nth_element(s_.scores.begin(), kth, s_.scores.end());
-        limit = bound(*kth, query);
-      }
+      const float limit = limit_of(query);
       for (idx_t i = begin; i < end; ++i)
         if (!(s_.entries[i].candidate.score > limit)) keep(i, kept++);
     }
     s_.n_steps_saved += (n() - kept) * (M_ - (by_student() ? n_first_ : n_done_));
     s_.entries.resize(static_cast<std::size_t>(kept));
+  }
+  idx_t n_scores() const { return static_cast<idx_t>(s_.scores.size()); }
+  float kth_score(idx_t k) {
+    const auto kth = s_.scores.begin() + static_cast<std::ptrdiff_t>(k) - 1;
+    std::nth_element(s_.scores.begin(), kth, s_.scores.end());
+    return *kth;
   }
 
   // x̂ of an entry in the original space.
@@ -156,13 +178,14 @@ class BlockReranker {
     std::copy_n(s_.x.data() + from * dp_, dp_, s_.x.data() + to * dp_);
   }
 
+  const InvertedLists& lists_;
   const QincoWeights& codec_;
-  const QincoWeights* w_;  // the codec's or a student's, of the same d and base
+  const QincoWeights* w_ = nullptr;  // the codec's or a student's, of the same d and base
   const FirstStepTable* table_;
-  const int M_;
   const float* q_;
   const Metric metric_;
   RerankScratch& s_;
+  const int M_ = lists_.M();
   const idx_t d_ = codec_.d(), dp_ = codec_.base().cols;
   const int n_first_ = codec_.ivf() ? 0 : 1;  // codes that need no network
   bool in_bf16_ = false;
@@ -171,30 +194,44 @@ class BlockReranker {
 
 }  // namespace
 
-void rerank_block(const InvertedLists& lists, const QincoWeights& weights,
-                  const FirstStepTable* table, const QincoWeights* student, const EarlyExit* exit,
-                  float margin, idx_t nq, const float* q, idx_t k, Metric metric,
+void rerank_block(const Reranking& how, idx_t nq, const float* q, idx_t k,
                   std::vector<TopK>& shortlists, std::vector<TopK>& results,
                   RerankScratch& scratch) {
-  BlockReranker block(weights, table, lists.M(), q, metric, scratch);
-  block.start(lists, shortlists, nq, exit, margin, k);
-  const QincoWeights& first = exit && student ? *student : weights;
-  block.restart(first, first.in_bf16());
-  if (exit)
-    for (const EarlyExit::Checkpoint& checkpoint : exit->checkpoints()) {
+  BlockReranker block(how, q, scratch);
+  block.take(shortlists, nq, how.exit, how.margin, k);
+  block.read_codes();
+  if (how.exit)
+    for (const EarlyExit::Checkpoint& checkpoint : how.exit->checkpoints()) {
+      const float margin = how.exit->margin(checkpoint, k, how.margin);
+      if (std::isinf(margin)) continue;
+      block.use(how.first(), how.first().in_bf16());
       block.decode_to(checkpoint.n_codes);
-      block.drop(*exit, checkpoint, margin, k);
+      block.drop(*how.exit, checkpoint, margin, k);
     }
-  if (&first != &weights) block.restart(weights, weights.in_bf16());
-  if (block.in_bf16()) {
-    if (block.any_query_with(worth_ranking(k))) {
-      block.decode_to(lists.M());
-      block.drop_ranked(k);
-    }
-    block.restart(weights, false);
+  if (how.weights.in_bf16() && block.any_query_with(worth_ranking(k))) {
+    block.use(how.weights, true);
+    block.decode_to(how.lists.M());
+    block.drop_ranked(k);
   }
-  block.decode_to(lists.M());
-  block.finish(results);
+  block.use(how.weights, false);
+  block.decode_to(how.lists.M());
+  block.put_scores();
+  for (const auto& [query, candidate] : scratch.entries) results[query].push(candidate);
+}
+
+void rerank_range(const Reranking& how, const float* q, float radius, RerankScratch& scratch) {
+  BlockReranker block(how, q, scratch);
+  block.read_codes();
+  if (how.exit)
+    for (const EarlyExit::Checkpoint& checkpoint : how.exit->checkpoints()) {
+      if (!checkpoint.has_range_margin()) continue;
+      block.use(how.first(), how.first().in_bf16());
+      block.decode_to(checkpoint.n_codes);
+      block.drop_outside(*how.exit, checkpoint, how.margin, radius);
+    }
+  block.use(how.weights, false);
+  block.decode_to(how.lists.M());
+  block.put_scores();
 }
 
 }  // namespace fq

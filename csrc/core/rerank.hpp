@@ -1,4 +1,4 @@
-// Shortlists -> top k, by the exact distance to the decoded vectors.
+// Shortlists -> top k, or what is within a radius, by the exact distance to the decoded vectors.
 #pragma once
 
 #include <vector>
@@ -6,10 +6,26 @@
 #include "core/early_exit.hpp"
 #include "core/first_step_table.hpp"
 #include "core/inverted_lists.hpp"
+#include "core/parallel.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/topk.hpp"
 
 namespace fq {
+
+// What decodes, and how early candidates may leave.
+struct Reranking {
+  const InvertedLists& lists;
+  const QincoWeights& weights;
+  const FirstStepTable* table;  // of `weights`, in place of their first network in what they decode
+                                // with its precision; null: none
+  const QincoWeights* student;  // decodes up to the checkpoints, then `weights` start anew; null:
+                                // `weights` do
+  const EarlyExit* exit;        // null: all are decoded to the end
+  float margin;                 // times those of the checkpoints
+  Metric metric;
+
+  const QincoWeights& first() const { return student ? *student : weights; }
+};
 
 struct RerankScratch {
   struct Entry {
@@ -22,21 +38,22 @@ struct RerankScratch {
   std::vector<float> original, scores;  // one vector; the scores of one query
   std::vector<idx_t> list_no;
   DecodeScratch decode;
+  Poll* poll = nullptr;  // called between blocks of vectors; null: nothing is
   // These add up: entries, networks run for them, and not run for early exit or as the table had
   // their result; the student's.
   idx_t n_entries = 0, n_steps = 0, n_steps_saved = 0, n_student_steps = 0;
 };
 
 // q: (nq, d). Pushes the entries of shortlists[i] into results[i] with their exact scores: all of
-// them, or those that `exit` lets through where it is not null, at least k. margin scales those of
-// the checkpoints. `student`: what decodes up to them, then `weights` start anew; null: `weights`.
-// Weights in bf16 rank first, and only what stays near the best k is decoded in float32. `table`:
-// of `weights`, in place of their first network in what they decode with its precision; null: none.
-// The shortlists of a block of queries are decoded together: small ones still fill the kernel.
-void rerank_block(const InvertedLists& lists, const QincoWeights& weights,
-                  const FirstStepTable* table, const QincoWeights* student, const EarlyExit* exit,
-                  float margin, idx_t nq, const float* q, idx_t k, Metric metric,
+// them, or those that early exit lets through, at least k. Weights in bf16 rank first, and only
+// what stays near the best k is decoded in float32. The shortlists of a block of queries are
+// decoded together: small ones still fill the kernel.
+void rerank_block(const Reranking& how, idx_t nq, const float* q, idx_t k,
                   std::vector<TopK>& shortlists, std::vector<TopK>& results,
                   RerankScratch& scratch);
+
+// q: as above. Of scratch.entries, those of a query together, keeps the ones that early exit lets
+// through for a score below `radius`, and puts their exact scores, by float32.
+void rerank_range(const Reranking& how, const float* q, float radius, RerankScratch& scratch);
 
 }  // namespace fq

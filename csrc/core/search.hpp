@@ -1,4 +1,5 @@
-// The one call: coarse -> lut -> shortlist -> rerank, in parallel over small blocks of queries.
+// The inside of Engine, whose searches these are. The order of the rooms:
+// coarse -> lut -> shortlist -> rerank, in parallel over small blocks of queries.
 #pragma once
 
 #include <atomic>
@@ -16,34 +17,37 @@
 
 namespace fq {
 
-struct SearchArgs {
+// What is searched. Not checked: Engine has done so.
+struct SearchParts {
   const InvertedLists& lists;
+  const float* centroids;  // (nlist, d)
   const AdditiveTables& tables;
-  const QincoWeights* weights;  // null: only with nshort == 0
+  Metric metric;
+  const QincoWeights* weights;  // null: only with nshort 0
+  const EarlyExit* early_exit;  // null: the whole shortlist is decoded to the end
+  const QincoWeights* student;  // decodes up to its checkpoints; null: `weights`
+  const FirstStepTable* table;  // of `weights`; null: none
+};
 
-  // Where to look: `centroids` (nlist, d), or lists already chosen, (n, nprobe) with -1 for none.
-  // Their scores are FAISS distances (similarities for inner product); null: from the centroids.
-  const float* centroids;
-  const idx_t* coarse_list_no;
-  const float* coarse_score;
-
+struct SearchArgs {
   idx_t n;
   const float* q;  // (n, d)
-  idx_t k, nprobe;
-  idx_t nshort;  // 0: tables only, and D is the additive distance; else at least k are re-ranked
-  Metric metric;
-  const IdFilter* filter;  // null: all ids
+  idx_t nprobe = 1;
+  idx_t nshort = 0;       // 0: tables only, and D is the additive distance; else at least k
+                          // are re-ranked
+  float exit_margin = 1;  // times the margins of early exit; inf: none
+  const IdFilter* filter = nullptr;  // null: all ids
   ScanLimits limits = {};
-  const EarlyExit* early_exit = nullptr;  // null: the whole shortlist is decoded to the end
-  float exit_margin = 1;                  // times the margins of its checkpoints
-  const QincoWeights* student = nullptr;  // decodes up to them; null: `weights`
-  const FirstStepTable* table = nullptr;  // of `weights`, which `search` uses; null: none
+  // Lists already chosen, (n, nprobe) with -1 for none; null: the nearest of the centroids. Their
+  // scores are FAISS distances (similarities for inner product); null: from the centroids.
+  const idx_t* coarse_list_no = nullptr;
+  const float* coarse_score = nullptr;
 };
 
 // What all searches of this process have done since the start, or since it was set to zero.
 struct SearchStats {
   std::atomic<idx_t> nq{0};               // queries
-  std::atomic<idx_t> n_reranked{0};       // entries of their shortlists
+  std::atomic<idx_t> n_reranked{0};       // entries of their shortlists, candidates of a range
   std::atomic<idx_t> n_steps{0};          // networks run for them
   std::atomic<idx_t> n_steps_saved{0};    // and not run: early exit, or looked up in a table
   std::atomic<idx_t> n_student_steps{0};  // networks of students run for them
@@ -57,18 +61,19 @@ struct ResultCodes {
 };
 
 // D: (n, k) squared L2 or similarities, best first; I: (n, k) ids. Missing results, and every
-// result of a query with a NaN or an inf: id -1 and D = FLT_MAX (L2) or -FLT_MAX.
-void search(const SearchArgs& args, float* D, idx_t* I, const Execution& run,
-            const ResultCodes& found = {});
+// result of a query that is not usable: id -1 and D = FLT_MAX (L2) or -FLT_MAX.
+void search(const SearchParts& parts, const SearchArgs& args, idx_t k, float* D, idx_t* I,
+            const Execution& run, const ResultCodes& found = {});
 
 struct RangeHits {  // of one query, in no particular order
   std::vector<float> D;
   std::vector<idx_t> I;
 };
 
-// For each query what is nearer than the radius (a squared L2 distance), or more similar than it;
-// args.k is not used. With nshort, decoded are all codes whose additive distance is inside and,
-// where these are fewer than nshort, the next best up to that number; the exact distance decides.
-std::vector<RangeHits> range_search(const SearchArgs& args, float radius, const Execution& run);
+// For each query what is nearer than the radius (a squared L2 distance), or more similar than it.
+// With nshort 0 the additive distance decides, else the exact one of all scanned codes but those
+// that early exit gives up.
+std::vector<RangeHits> range_search(const SearchParts& parts, const SearchArgs& args, float radius,
+                                    const Execution& run);
 
 }  // namespace fq

@@ -1,7 +1,6 @@
 // Probed lists x tables -> the best candidates of one query, or those within a radius.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -18,7 +17,7 @@ namespace fq {
 struct ScanLimits {
   idx_t max_codes = 0;        // after so many selected codes,
   bool whole_lists = false;   // or at the end of the list where their number is reached
-  idx_t max_empty_lists = 0;  // RangeCollector: after so many lists in a row without a candidate
+  idx_t max_empty_lists = 0;  // RangeCollector: after so many lists in a row without a code inside
 };
 
 struct Probes {
@@ -37,52 +36,26 @@ struct Probes {
 // run of blocks may enter; only those get a score, so the shortlist is what float tables give.
 void scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, TopK& found);
 
-// Takes the place of TopK in a range search: the candidates whose score is below the radius, handed
-// on in batches, so that memory does not grow with their number; and where they are fewer than
-// n_short, the best of the others up to this number.
+// Takes the place of TopK in a range search: hands on the candidates whose score is at most `bound`
+// one by one, so that memory does not grow with their number, and counts those below `radius`.
 class RangeCollector {
  public:
-  using Batch = std::vector<Candidate>;
-  RangeCollector(float radius, idx_t n_short, std::function<void(const Batch&)> take_batch)
-      : radius_(radius), n_short_(n_short), outside_(n_short), take_batch_(std::move(take_batch)) {}
+  RangeCollector(float radius, float bound, std::function<void(const Candidate&)> take)
+      : radius_(radius), bound_(bound), take_(std::move(take)) {}
 
-  float threshold() const {
-    return n_inside_ < n_short_ ? std::max(radius_, outside_.threshold()) : radius_;
-  }
+  float threshold() const { return bound_; }
   idx_t n_inside() const { return n_inside_; }
 
   void push(const Candidate& c) {
-    if (c.score < radius_) {
-      ++n_inside_;
-      take(c);
-    } else if (n_inside_ < n_short_) {
-      outside_.push(c);
-    }
-  }
-
-  void finish() {
-    if (n_inside_ < n_short_)
-      for (const Candidate& c : outside_.sorted())
-        if (n_inside_++ < n_short_) take(c);
-    flush();
+    if (!(c.score <= bound_)) return;
+    n_inside_ += c.score < radius_;
+    take_(c);
   }
 
  private:
-  static constexpr std::size_t kBatch = 1024;
-  void take(const Candidate& c) {
-    inside_.push_back(c);
-    if (inside_.size() == kBatch) flush();
-  }
-  void flush() {
-    if (!inside_.empty()) take_batch_(inside_);
-    inside_.clear();
-  }
-
-  float radius_;
-  idx_t n_short_, n_inside_ = 0;
-  Batch inside_;
-  TopK outside_;
-  std::function<void(const Batch&)> take_batch_;
+  float radius_, bound_;
+  idx_t n_inside_ = 0;
+  std::function<void(const Candidate&)> take_;
 };
 
 void scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, RangeCollector& found);

@@ -27,7 +27,7 @@ void check_assign(const std::vector<float>& centroids, const std::vector<float>&
                distance.data(), {2});
         for (idx_t i = 0; i < n; ++i) {
           TopK best(nprobe);
-          for (idx_t l = 0; l < nlist && all_finite(&x[i * d], d); ++l)
+          for (idx_t l = 0; l < nlist && is_usable(&x[i * d], d); ++l)
             best.push({exact_score(&x[i * d], &centroids[l * d], d, metric), l, 0, 0});
           for (const Candidate& c : best.sorted()) {
             expected_list_no.push_back(c.id);

@@ -27,7 +27,7 @@ struct Data {
   }
   idx_t n() const { return static_cast<idx_t>(ids.size()); }
   void add_to(InvertedLists& lists) {
-    lists.add(n(), list_no.data(), codes.data(), bias.data(), ids.data(), offset.data());
+    lists.add(n(), list_no.data(), codes.data(), bias.data(), ids.data(), 0, offset.data());
   }
 };
 
@@ -67,10 +67,23 @@ TEST_CASE("inverted lists: what goes in comes out, for every nbits") {
         std::vector<float> bias(total), bias2(total);
         std::vector<idx_t> ids(total), ids2(total), sizes;
         for (idx_t l = 0; l < nlist; ++l) sizes.push_back(lists.list(l).size());
-        lists.export_to(packed.data(), bias.data(), ids.data());
+        lists.export_codes(0, lists.ntotal(), packed.data());
+        lists.export_bias(0, lists.ntotal(), bias.data());
+        lists.export_ids(0, lists.ntotal(), ids.data());
         InvertedLists copy(nlist, M, nbits);
-        copy.import_from(sizes.data(), lists.ntotal(), packed.data(), bias.data(), ids.data());
-        copy.export_to(packed2.data(), bias2.data(), ids2.data());
+        const auto rows = [&](idx_t begin, idx_t count, std::uint8_t* c, float* b, idx_t* i) {
+          lists.export_codes(begin, count, c);
+          lists.export_bias(begin, count, b);
+          lists.export_ids(begin, count, i);
+        };
+        copy.import_from(sizes.data(), lists.ntotal(), rows);
+        // Of any beginning and length, through lists that are empty or end in between.
+        for (idx_t begin = 0, count; begin < lists.ntotal(); begin += count) {
+          count = std::min<idx_t>(1 + begin % 97, lists.ntotal() - begin);
+          copy.export_codes(begin, count, packed2.data() + begin * lists.code_size());
+          copy.export_bias(begin, count, bias2.data() + begin);
+          copy.export_ids(begin, count, ids2.data() + begin);
+        }
         CHECK(packed == packed2);
         CHECK(bias == bias2);
         CHECK(ids == ids2);
@@ -107,6 +120,24 @@ TEST_CASE("inverted lists: a refused add changes nothing") {
   CHECK(lists.list(0).size() + lists.list(1).size() + lists.list(2).size() == ntotal);
 }
 
+TEST_CASE("inverted lists: a refused add leaves no growth behind, and numbers follow first_id") {
+  test::Rng rng;
+  InvertedLists lists(idx_t{1} << 20, 2, 4);  // many more lists than an add touches
+  Data data(rng, 100, 3, 2, 4);
+  Data bad = data;
+  bad.list_no.back() = 0;
+  bad.codes.back() = 16;
+  CHECK_THROWS_AS(bad.add_to(lists), CheckError);
+  for (idx_t l = 0; l < 3; ++l) {
+    CHECK(lists.list(l).growth.n == 0);
+    CHECK(lists.list(l).growth.id_width == 0);
+  }
+  lists.add(100, data.list_no.data(), data.codes.data(), data.bias.data(), nullptr, 7, nullptr);
+  std::vector<idx_t> l(100), o(100);
+  lists.locate(7, 100, l.data(), o.data());
+  CHECK(l == data.list_no);
+}
+
 TEST_CASE("inverted lists: bad arguments") {
   CHECK_THROWS_AS(InvertedLists(0, 2, 4), CheckError);
   CHECK_THROWS_AS(InvertedLists(1, 0, 4), CheckError);
@@ -119,11 +150,11 @@ TEST_CASE("inverted lists: bad arguments") {
   std::uint8_t codes[2];
   CHECK_THROWS_AS(lists.gather(1, &list_no, &offset, codes), CheckError);
   const std::vector<std::vector<idx_t>> bad_sizes{{1, 0}, {3, 0}, {-1, 3}};
-  const std::uint8_t packed[4] = {};
-  const float bias[2] = {};
-  const idx_t ids[2] = {};
+  const auto rows = [](auto...) { FAIL("nothing is asked for before the sizes are right"); };
   for (const auto& sizes : bad_sizes)
-    CHECK_THROWS_AS(lists.import_from(sizes.data(), 2, packed, bias, ids), CheckError);
+    CHECK_THROWS_AS(lists.import_from(sizes.data(), 2, rows), CheckError);
+  for (const auto& [first, n] : {std::pair{0, 1}, {1, 0}, {-1, 1}, {0, -1}})
+    CHECK_THROWS_AS(lists.export_codes(first, n, codes), CheckError);
 }
 
 TEST_CASE("inverted lists: extreme and duplicate ids") {
@@ -133,7 +164,7 @@ TEST_CASE("inverted lists: extreme and duplicate ids") {
   const std::vector<std::uint8_t> codes{0, 1, 2, 3};
   const std::vector<float> bias(4);
   std::vector<idx_t> offset(4), l(1), o(1);
-  lists.add(4, list_no.data(), codes.data(), bias.data(), ids.data(), offset.data());
+  lists.add(4, list_no.data(), codes.data(), bias.data(), ids.data(), 0, offset.data());
   lists.locate(low, 1, l.data(), o.data());
   CHECK(l[0] == 1);
   lists.locate(high, 1, l.data(), o.data());
@@ -151,7 +182,7 @@ TEST_CASE("inverted lists: ids take the bytes that each list needs") {
   std::vector<float> bias(100);
   std::vector<idx_t> list_no(100, 0), ids, offset(100);
   auto add = [&](idx_t n) {
-    lists.add(n, list_no.data(), codes.data(), bias.data(), ids.data(), offset.data());
+    lists.add(n, list_no.data(), codes.data(), bias.data(), ids.data(), 0, offset.data());
   };
   for (idx_t i = 0; i < 100; ++i) ids.push_back(i);
   add(60);

@@ -3,6 +3,8 @@
 #include <doctest/doctest.h>
 
 #include <cfloat>
+#include <limits>
+#include <utility>
 
 #include "support.hpp"
 
@@ -19,14 +21,13 @@ struct Lists {
 
   Lists(test::Rng& rng, int M, const std::vector<float>& bias) : lists(6, M, 8) {
     n = static_cast<idx_t>(bias.size());
-    std::vector<idx_t> list_no, ids, offset(bias.size());
+    std::vector<idx_t> list_no, ids;
     for (idx_t i = 0; i < n; ++i) {
       // Lists 1 to 4 have 1, 63, 64 and 65 entries, list 5 the rest.
       list_no.push_back(i < 1 ? 1 : i < 64 ? 2 : i < 128 ? 3 : i < 193 ? 4 : 5);
       ids.push_back((n - i) / 2);  // duplicates, and against the order of storing
     }
-    lists.add(n, list_no.data(), rng.codes(n * M, K).data(), bias.data(), ids.data(),
-              offset.data());
+    lists.add(n, list_no.data(), rng.codes(n * M, K).data(), bias.data(), ids.data(), 0, nullptr);
   }
 };
 
@@ -161,31 +162,24 @@ TEST_CASE("shortlist: it ends after max_codes selected codes, or with the list t
         check_scan(data, lut, coarse, filter, {max_codes, whole_lists});
 }
 
-TEST_CASE("range collector: batches, and the best outside where few are inside") {
+TEST_CASE("range collector: what is up to the bound is taken, what is below the radius counted") {
   std::vector<Candidate> taken;
-  idx_t largest = 0;
-  auto collect = [&](float radius, idx_t n_short, idx_t n) {
+  auto collect = [&](float radius, float bound, idx_t n) {
     taken.clear();
-    RangeCollector found(radius, n_short, [&](const RangeCollector::Batch& batch) {
-      largest = std::max(largest, static_cast<idx_t>(batch.size()));
-      taken.insert(taken.end(), batch.begin(), batch.end());
-    });
+    RangeCollector found(radius, bound, [&](const Candidate& c) { taken.push_back(c); });
     for (idx_t i = 0; i < n; ++i) {
       const float score = static_cast<float>(i * 7919 % n);  // a permutation, for n = 5000
       if (score <= found.threshold()) found.push({score, i, 0, i});
     }
-    found.finish();
     std::sort(taken.begin(), taken.end());
     for (std::size_t i = 0; i < taken.size(); ++i) CHECK(taken[i].score == static_cast<float>(i));
-    return static_cast<idx_t>(taken.size());
+    return std::pair(found.n_inside(), static_cast<idx_t>(taken.size()));
   };
-  CHECK(collect(4000, 0, 5000) == 4000);
-  CHECK(collect(4000, 100, 5000) == 4000);
-  CHECK(collect(3, 100, 5000) == 100);
-  CHECK(collect(3, 0, 5000) == 3);
-  CHECK(collect(0, 0, 5000) == 0);
-  CHECK(collect(0, 10000, 5000) == 5000);
-  CHECK(largest <= 1024);
+  CHECK(collect(4000, 4000, 5000) == std::pair<idx_t, idx_t>(4000, 4001));
+  CHECK(collect(3, 100, 5000) == std::pair<idx_t, idx_t>(3, 101));
+  CHECK(collect(0, -1, 5000) == std::pair<idx_t, idx_t>(0, 0));
+  CHECK(collect(0, std::numeric_limits<float>::infinity(), 5000) ==
+        std::pair<idx_t, idx_t>(0, 5000));
 }
 
 TEST_CASE("lut_u8: bounds from below, and no closer than they must be") {

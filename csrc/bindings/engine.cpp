@@ -1,0 +1,469 @@
+#include "core/engine.hpp"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "bindings/arrays.hpp"
+
+namespace fq::bind {
+namespace {
+
+// Whatever waits for the lock of an engine does so without the GIL, which the thread that it waits
+// for may need.
+
+class Reading {
+ public:
+  explicit Reading(const Engine& engine, bool is_long = false) : reading_(wait(engine, is_long)) {}
+
+ private:
+  static SharedLock::Reading wait(const Engine& engine, bool is_long) {
+    const Execution run = execution(1);
+    const py::gil_scoped_release nogil;
+    return SharedLock::Reading(engine.lock(), run.interrupted, is_long);
+  }
+  SharedLock::Reading reading_;
+};
+
+// What `reading` returns.
+class ReadingScope {
+ public:
+  explicit ReadingScope(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
+  void enter() {
+    check<StateError>(!reading_, "this reading has been entered already");
+    reading_.emplace(*engine_, true);
+    thread_ = std::this_thread::get_id();
+  }
+  void exit() {
+    check<StateError>(reading_ && thread_ == std::this_thread::get_id(),
+                      "a reading is left once, by the thread that entered it");
+    reading_.reset();
+  }
+
+ private:
+  std::shared_ptr<Engine> engine_;
+  std::optional<Reading> reading_;
+  std::thread::id thread_;
+};
+
+template <class Work>
+void without_gil(int n_threads, Work work) {
+  const Execution run = execution(n_threads);
+  const py::gil_scoped_release nogil;
+  work(run);
+}
+
+std::shared_ptr<Engine> make(idx_t nlist, int M, int nbits, int metric, const Floats& centroids,
+                             std::shared_ptr<AdditiveTables> tables,
+                             std::shared_ptr<QincoWeights> weights,
+                             std::shared_ptr<EarlyExit> early_exit,
+                             std::shared_ptr<QincoWeights> student) {
+  check(tables != nullptr, "tables: expected AdditiveTables, got None");
+  check_array("centroids", centroids, {nlist, tables->d()});
+  return std::make_shared<Engine>(
+      Engine::Parts{nlist, M, nbits, to_metric(metric), centroids.data(), std::move(tables),
+                    std::move(weights), std::move(early_exit), std::move(student)});
+}
+
+// -- search -----------------------------------------------------------------------------------
+
+SearchArgs search_args(const Engine& self, const Floats& q, idx_t nprobe, const IdFilter* filter,
+                       idx_t max_codes, bool whole_lists, const std::optional<Ids>& coarse_list_no,
+                       const std::optional<Floats>& coarse_score) {
+  check_array("q", q, {kAny, self.d()});
+  const idx_t n = q.shape(0);
+  if (coarse_list_no) check_array("coarse_list_no", *coarse_list_no, {n, nprobe});
+  if (coarse_score) check_array("coarse_score", *coarse_score, {n, nprobe});
+  SearchArgs args{n, q.data()};
+  args.nprobe = nprobe;
+  args.filter = filter;
+  args.limits = {max_codes, whole_lists};
+  args.coarse_list_no = data_or_null(coarse_list_no);
+  args.coarse_score = data_or_null(coarse_score);
+  return args;
+}
+
+// The caller's buffer (n, k), or a new one.
+template <class T>
+Array<T> result(const char* name, const std::optional<py::array>& given, idx_t n, idx_t k) {
+  if (!given) return Array<T>({n, k});
+  if (!py::isinstance<py::array_t<T>>(*given))
+    throw py::type_error(std::string(name) + ": expected dtype " +
+                         py::str(py::dtype::of<T>()).cast<std::string>() + ", got " +
+                         py::str(given->dtype()).cast<std::string>());
+  check(py::isinstance<Array<T>>(*given) && given->writeable(), name,
+        ": expected a C-contiguous array that can be written");
+  auto out = py::reinterpret_borrow<Array<T>>(*given);
+  check_array(name, out, {n, k});
+  return out;
+}
+
+py::tuple search_vectors(const Engine& self, const Floats& q, idx_t k, idx_t nprobe, idx_t nshort,
+                         float exit_margin, const IdFilter* filter, idx_t max_codes,
+                         bool whole_lists, const std::optional<Ids>& coarse_list_no,
+                         const std::optional<Floats>& coarse_score, int n_threads,
+                         const std::optional<py::array>& D_given,
+                         const std::optional<py::array>& I_given) {
+  SearchArgs args =
+      search_args(self, q, nprobe, filter, max_codes, whole_lists, coarse_list_no, coarse_score);
+  args.nshort = nshort;
+  args.exit_margin = exit_margin;
+  check(k >= 1, "k: expected at least 1, got ", k);
+  auto D = result<float>("D", D_given, args.n, k);
+  auto I = result<idx_t>("I", I_given, args.n, k);
+  float* D_data = D.mutable_data();
+  idx_t* I_data = I.mutable_data();
+  without_gil(n_threads, [&](const Execution& run) { self.search(args, k, D_data, I_data, run); });
+  return py::make_tuple(D, I);
+}
+
+py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, idx_t nprobe,
+                            const IdFilter* filter, idx_t max_codes, bool whole_lists,
+                            const std::optional<Ids>& coarse_list_no,
+                            const std::optional<Floats>& coarse_score, int n_threads) {
+  const SearchArgs args =
+      search_args(self, q, nprobe, filter, max_codes, whole_lists, coarse_list_no, coarse_score);
+  check(k >= 1, "k: expected at least 1, got ", k);
+  Ids I({args.n, k}), list_no({args.n, k});
+  Bytes codes({args.n, k, idx_t{self.M()}});
+  std::vector<float> D(static_cast<std::size_t>(args.n * k));
+  idx_t* I_data = I.mutable_data();
+  const ResultCodes found{list_no.mutable_data(), codes.mutable_data()};
+  without_gil(n_threads,
+              [&](const Execution& run) { self.search(args, k, D.data(), I_data, run, found); });
+  return py::make_tuple(I, list_no, codes);
+}
+
+py::tuple range_search_vectors(const Engine& self, const Floats& q, float radius, idx_t nprobe,
+                               idx_t nshort, float exit_margin, const IdFilter* filter,
+                               idx_t max_codes, bool whole_lists, idx_t max_empty_lists,
+                               const std::optional<Ids>& coarse_list_no,
+                               const std::optional<Floats>& coarse_score, int n_threads) {
+  SearchArgs args =
+      search_args(self, q, nprobe, filter, max_codes, whole_lists, coarse_list_no, coarse_score);
+  args.nshort = nshort;
+  args.exit_margin = exit_margin;
+  args.limits.max_empty_lists = max_empty_lists;
+  std::vector<RangeHits> hits;
+  without_gil(n_threads,
+              [&](const Execution& run) { hits = self.range_search(args, radius, run); });
+  py::array_t<std::uint64_t> lims(args.n + 1);
+  std::uint64_t* lim = lims.mutable_data();
+  lim[0] = 0;
+  for (idx_t i = 0; i < args.n; ++i) lim[i + 1] = lim[i] + hits[i].I.size();
+  Floats D(static_cast<py::ssize_t>(lim[args.n]));
+  Ids I(static_cast<py::ssize_t>(lim[args.n]));
+  float* D_data = D.mutable_data();
+  idx_t* I_data = I.mutable_data();
+  for (RangeHits& hit : hits) {
+    D_data = std::copy(hit.D.begin(), hit.D.end(), D_data);
+    I_data = std::copy(hit.I.begin(), hit.I.end(), I_data);
+    hit = {};
+  }
+  return py::make_tuple(lims, D, I);
+}
+
+// -- vectors ----------------------------------------------------------------------------------
+
+py::tuple encode_vectors(const Engine& self, const Floats& x, const std::optional<Ids>& list_no,
+                         int A, int B, int n_threads) {
+  check_array("x", x, {kAny, self.d()});
+  const idx_t n = x.shape(0);
+  if (list_no) check_array("list_no", *list_no, {n});
+  Ids found(n);
+  Bytes codes({n, idx_t{self.M()}});
+  idx_t* found_data = found.mutable_data();
+  std::uint8_t* codes_data = codes.mutable_data();
+  without_gil(n_threads, [&](const Execution& run) {
+    self.encode(n, x.data(), data_or_null(list_no), A, B, found_data, codes_data, run);
+  });
+  return py::make_tuple(found, codes);
+}
+
+void add(Engine& self, const Ids& list_no, const Bytes& codes, const std::optional<Ids>& ids,
+         int n_threads) {
+  check_array("list_no", list_no, {kAny});
+  const idx_t n = list_no.shape(0);
+  check_array("codes", codes, {n, self.M()});
+  if (ids) check_array("ids", *ids, {n});
+  without_gil(n_threads, [&](const Execution& run) {
+    self.add(n, list_no.data(), codes.data(), data_or_null(ids), run);
+  });
+}
+
+Floats reconstruct(const Engine& self, idx_t id) {
+  Floats x(self.d());
+  float* data = x.mutable_data();
+  without_gil(1, [&](const Execution& run) { self.reconstruct(id, data, run); });
+  return x;
+}
+
+Floats reconstruct_n(const Engine& self, idx_t id0, idx_t n, int n_threads) {
+  check(n >= 0, "n: expected at least 0, got ", n);
+  Floats x({n, self.d()});
+  float* data = x.mutable_data();
+  without_gil(n_threads, [&](const Execution& run) { self.reconstruct_n(id0, n, data, run); });
+  return x;
+}
+
+// -- contents ---------------------------------------------------------------------------------
+
+Ids sizes(const Engine& self) {
+  const Reading reading(self);
+  Ids out(self.nlist());
+  for (idx_t l = 0; l < self.nlist(); ++l) out.mutable_at(l) = self.lists().list(l).size();
+  return out;
+}
+
+Bytes get_codes(const Engine& self, idx_t list_no) {
+  const Reading reading(self);
+  const idx_t n = self.lists().list(list_no).size(), M = self.M();
+  Bytes out({n, M});
+  for (idx_t o = 0; o < n; ++o) self.lists().read_code(list_no, o, out.mutable_data() + o * M);
+  return out;
+}
+
+Ids get_ids(const Engine& self, idx_t list_no) {
+  const Reading reading(self);
+  const ListIds& ids = self.lists().list(list_no).ids;
+  Ids out(ids.size());
+  for (idx_t o = 0; o < ids.size(); ++o) out.mutable_at(o) = ids[o];
+  return out;
+}
+
+Floats get_bias(const Engine& self, idx_t list_no) {
+  const Reading reading(self);
+  const std::vector<float>& bias = self.lists().list(list_no).bias;
+  return Floats(static_cast<py::ssize_t>(bias.size()), bias.data());
+}
+
+py::dict memory(const Engine& self) {
+  const Reading reading(self);
+  const InvertedLists::Memory memory = self.lists().memory();
+  py::dict out;
+  out["codes"] = memory.codes;
+  out["bias"] = memory.bias;
+  out["ids"] = memory.ids;
+  out["direct_map"] = self.direct_map_nbytes();
+  return out;
+}
+
+// What `write` of the lists says of the entries first .. first + n - 1.
+template <class Array, class T>
+Array exported(const Engine& self, idx_t first, std::vector<py::ssize_t> shape,
+               void (InvertedLists::*write)(idx_t, idx_t, T*) const) {
+  const Reading reading(self);
+  const idx_t n = shape[0], stored = self.lists().ntotal();
+  check(first >= 0 && n >= 0 && n <= stored - first, "first, n: expected some of ", stored,
+        " entries, got ", first, ", ", n);
+  Array out(shape);
+  T* data = out.mutable_data();
+  {
+    const py::gil_scoped_release nogil;
+    (self.lists().*write)(first, n, data);
+  }
+  return out;
+}
+
+Bytes export_codes(const Engine& self, idx_t first, idx_t n) {
+  return exported<Bytes>(self, first, {n, self.code_size()}, &InvertedLists::export_codes);
+}
+
+Floats export_bias(const Engine& self, idx_t first, idx_t n) {
+  return exported<Floats>(self, first, {n}, &InvertedLists::export_bias);
+}
+
+Ids export_ids(const Engine& self, idx_t first, idx_t n) {
+  return exported<Ids>(self, first, {n}, &InvertedLists::export_ids);
+}
+
+void import_lists(Engine& self, const Ids& sizes, const py::function& rows, idx_t n, idx_t ntotal) {
+  check_array("sizes", sizes, {self.nlist()});
+  const auto call = [&](idx_t first, idx_t m, std::uint8_t* codes, float* bias, idx_t* ids) {
+    const py::gil_scoped_acquire gil;
+    const py::tuple given = rows(first, m);
+    check(given.size() == 3, "rows: expected codes, bias and ids, got ", given.size(), " parts");
+    const auto c = given[0].cast<Bytes>();
+    const auto b = given[1].cast<Floats>();
+    const auto i = given[2].cast<Ids>();
+    check_array("codes", c, {m, self.code_size()});
+    check_array("bias", b, {m});
+    check_array("ids", i, {m});
+    std::copy_n(c.data(), c.size(), codes);
+    std::copy_n(b.data(), m, bias);
+    std::copy_n(i.data(), m, ids);
+  };
+  without_gil(1,
+              [&](const Execution& run) { self.import_from(sizes.data(), n, call, ntotal, run); });
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  using py::arg;
+  const auto none = py::none();
+  py::class_<ReadingScope>(m, "Reading", "A `with` of Engine.reading.")
+      .def("__enter__",
+           [](py::object self) {
+             self.cast<ReadingScope&>().enter();
+             return self;
+           })
+      .def("__exit__", [](ReadingScope& self, const py::args&) { self.exit(); });
+  py::class_<Engine, std::shared_ptr<Engine>>(
+      m, "Engine",
+      "What an index is: inverted lists of codes, centroids, tables and networks. Searches and "
+      "other readings of several threads run together, a change alone: it waits for them, and "
+      "those that come later for it; a wait ends with Ctrl-C. Inside a search (in its filter) or "
+      "`reading` the thread may search and read again, and gets RuntimeError for a change. After "
+      "a fork the child can use the engine if no other thread was inside a call of it.")
+      .def(py::init(&make), py::kw_only(), arg("nlist"), arg("M"), arg("nbits"), arg("metric"),
+           arg("centroids"), arg("tables"), arg("weights").none(true), arg("early_exit") = none,
+           arg("student") = none,
+           "centroids (nlist, d) float32, copied. weights None: tables only. early_exit: an "
+           "EarlyExit, None: a shortlist is decoded to the end. student: weights of a cheaper "
+           "model of the same codes, which decodes up to the checkpoints of early_exit. ValueError "
+           "where they do not fit together or are not finite. None of them may be changed later.")
+      .def_property_readonly("d", &Engine::d)
+      .def_property_readonly("nlist", &Engine::nlist)
+      .def_property_readonly("M", &Engine::M)
+      .def_property_readonly("nbits", &Engine::nbits)
+      .def_property_readonly("metric",
+                             [](const Engine& self) { return static_cast<int>(self.metric()); })
+      .def_property_readonly("code_size", &Engine::code_size,
+                             "Bytes of a packed code, ceil(M * nbits / 8).")
+      .def_property_readonly("ntotal", &Engine::ntotal,
+                             "Numbers given out, also to rows that were not stored.")
+      .def_property_readonly(
+          "n_stored",
+          [](const Engine& self) {
+            const Reading reading(self);
+            return self.lists().ntotal();
+          },
+          "Vectors in the lists.")
+      .def("search", search_vectors, arg("q"), arg("k"), py::kw_only(), arg("nprobe") = 1,
+           arg("nshort") = 0, arg("exit_margin") = 1.0f, arg("filter") = none, arg("max_codes") = 0,
+           arg("whole_lists") = false, arg("coarse_list_no") = none, arg("coarse_score") = none,
+           arg("n_threads") = 1, arg("D") = none, arg("I") = none,
+           "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) "
+           "float32: squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX "
+           "(L2) or -FLT_MAX and -1; a query with a NaN or an inf gives padding only. D, I: "
+           "C-contiguous buffers to fill.\n\n"
+           "nprobe lists of the nearest centroids; or coarse_list_no (n, nprobe) int64, -1 is "
+           "skipped, with coarse_score (n, nprobe) float32 as FAISS gives it or computed from the "
+           "centroids. nshort: how many candidates are decoded (at least k); 0: none, D is the "
+           "additive distance. exit_margin: times the margins of early_exit; inf: no early exit. "
+           "filter: which ids may be found, None: all; asked about every id of a probed list or, "
+           "where that is less work, about what would enter a shortlist. max_codes: how many "
+           "selected codes of a query to scan, 0: all; with whole_lists the list where their "
+           "number is reached is scanned to its end. The result does not depend on n_threads or "
+           "on the batch. Ctrl-C raises KeyboardInterrupt.")
+      .def("shortlist", shortlist_vectors, arg("q"), arg("k"), py::kw_only(), arg("nprobe") = 1,
+           arg("filter") = none, arg("max_codes") = 0, arg("whole_lists") = false,
+           arg("coarse_list_no") = none, arg("coarse_score") = none, arg("n_threads") = 1,
+           "The k best of each query by additive distance, as search finds them with nshort 0, and "
+           "their codes: (I (n, k) int64, list_no (n, k) int64, codes (n, k, M) uint8, one byte "
+           "per step). Missing ones come last, with I and list_no -1 and codes 0.")
+      .def("range_search", range_search_vectors, arg("q"), arg("radius"), py::kw_only(),
+           arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f, arg("filter") = none,
+           arg("max_codes") = 0, arg("whole_lists") = false, arg("max_empty_lists") = 0,
+           arg("coarse_list_no") = none, arg("coarse_score") = none, arg("n_threads") = 1,
+           "What is nearer than radius (L2) or more similar than it: (lims (n + 1) uint64, D and I "
+           "(lims[n]) float32 and int64; those of query i are lims[i] to lims[i + 1], in no "
+           "particular order). Arguments as for search. nshort 0: the additive distance decides; "
+           "else the exact one of all scanned codes but those that the range margins of "
+           "early_exit rule out; none without it or with exit_margin inf. max_empty_lists: end the "
+           "query after so many lists in a row without a code inside by its additive distance, 0: "
+           "never.")
+      .def("encode", encode_vectors, arg("x"), py::kw_only(), arg("list_no") = none, arg("A"),
+           arg("B"), arg("n_threads") = 1,
+           "(list_no (n) int64, codes (n, M) uint8) of x (n, d) float32. list_no: lists to encode "
+           "for, None: those of the best centroids by the metric. -1 and codes 0 for what is given "
+           "no list, not finite, or so long that |x|² overflows. A, B: as the function `encode`.")
+      .def(
+          "add", add, arg("list_no"), arg("codes"), py::kw_only(), arg("ids") = none,
+          arg("n_threads") = 1,
+          "Store codes (n, M) uint8 in lists (n) int64, all or nothing; list -1: it takes a number "
+          "only. ids (n) int64, None: from ntotal on. RuntimeError for ids while there is a direct "
+          "map, and inside a search of the same thread.")
+      .def(
+          "set_ranking",
+          [](Engine& self, std::shared_ptr<EarlyExit> early_exit,
+             std::shared_ptr<QincoWeights> student) {
+            without_gil(1,
+                        [&](const Execution& run) { self.set_ranking(early_exit, student, run); });
+          },
+          arg("early_exit").none(true), arg("student").none(true),
+          "Other ones, as for the constructor.")
+      .def(
+          "precompute_table",
+          [](Engine& self, int n_threads) {
+            without_gil(n_threads, [&](const Execution& run) { self.precompute_table(run); });
+          },
+          arg("n_threads") = 1,
+          "Keep what the first network returns, for each list and code (without an IVF, each two "
+          "first codes), for searches to look up; nothing if there is one. RuntimeError for "
+          "weights without a network.")
+      .def(
+          "drop_table",
+          [](Engine& self) { without_gil(1, [&](const Execution& run) { self.drop_table(run); }); })
+      .def_property_readonly("table_nbytes",
+                             [](const Engine& self) {
+                               const Reading reading(self);
+                               return self.table_nbytes();
+                             })
+      .def(
+          "make_direct_map",
+          [](Engine& self) {
+            without_gil(1, [&](const Execution& run) { self.make_direct_map(run); });
+          },
+          "Keep where each id is stored, from now on. RuntimeError unless the ids are distinct and "
+          "below ntotal, as `add` gives them.")
+      .def("clear_direct_map",
+           [](Engine& self) {
+             without_gil(1, [&](const Execution& run) { self.clear_direct_map(run); });
+           })
+      .def_property_readonly("has_direct_map",
+                             [](const Engine& self) {
+                               const Reading reading(self);
+                               return self.has_direct_map();
+                             })
+      .def("reconstruct", reconstruct, arg("id"),
+           "The decoded vector (d) float32 of an id. RuntimeError without a direct map, or where "
+           "no vector has the id.")
+      .def("reconstruct_n", reconstruct_n, arg("id0"), arg("n"), arg("n_threads") = 1,
+           "The decoded vectors (n, d) float32 of the ids id0 .. id0 + n - 1; NaN where no vector "
+           "has the id, of duplicates the last in list order. Reads all ids without a direct map.")
+      .def(
+          "reset",
+          [](Engine& self) { without_gil(1, [&](const Execution& run) { self.reset(run); }); },
+          "Remove all vectors, and number from 0 again. A direct map stays one.")
+      .def("sizes", sizes, "Sizes of the lists, (nlist) int64.")
+      .def("get_codes", get_codes, arg("list_no"), "Codes of a list, (size, M) uint8.")
+      .def("get_ids", get_ids, arg("list_no"), "Ids of a list, (size) int64.")
+      .def("get_bias", get_bias, arg("list_no"), "Bias of a list, (size) float32.")
+      .def("memory", memory,
+           "Bytes allocated for codes, bias, ids and direct_map, room to grow included.")
+      .def("export_codes", export_codes, arg("first"), arg("n"),
+           "Packed codes (n, code_size) uint8 of the entries first .. first + n - 1, list after "
+           "list; with those of the others, under one `reading`, and sizes(), all there is to "
+           "save.")
+      .def("export_bias", export_bias, arg("first"), arg("n"), "Their bias, (n) float32.")
+      .def("export_ids", export_ids, arg("first"), arg("n"), "Their ids, (n) int64.")
+      .def("import_", import_lists, arg("sizes"), arg("rows"), arg("n"), arg("ntotal"),
+           "Replace the contents by n entries in lists of these sizes, (nlist) int64. "
+           "rows(first, m) gives the entries first .. first + m - 1: codes, bias and ids as they "
+           "are exported; called in order. A direct map is made anew. All or nothing.")
+      .def(
+          "reading",
+          [](std::shared_ptr<Engine> self) {
+            return std::make_unique<ReadingScope>(std::move(self));
+          },
+          "with engine.reading(): no change comes between the readings of this thread.");
+}
+
+}  // namespace fq::bind

@@ -1,0 +1,225 @@
+#include "core/engine.hpp"
+
+#include <algorithm>
+#include <cfloat>
+#include <limits>
+#include <utility>
+
+#include "core/check.hpp"
+#include "core/coarse.hpp"
+#include "core/distance.hpp"
+#include "core/parallel.hpp"
+#include "core/qinco_decode.hpp"
+#include "core/qinco_encode.hpp"
+
+namespace fq {
+namespace {
+
+constexpr idx_t kEncodeRows = 8192;  // at a time, so that few are copied where some are left out
+constexpr idx_t kMostNumbers = std::numeric_limits<idx_t>::max() / 2;
+
+}  // namespace
+
+Engine::Engine(const Parts& parts)
+    : metric_(parts.metric),
+      tables_(parts.tables),
+      weights_(parts.weights),
+      lists_(parts.nlist, parts.M, parts.nbits),
+      early_exit_(parts.early_exit),
+      student_(parts.student) {
+  check(tables_ != nullptr, "tables: expected AdditiveTables, got None");
+  check(tables_->M() == M() && tables_->K() == lists_.K(), "tables: expected M = ", M(),
+        " and K = ", lists_.K(), ", got M = ", tables_->M(), " and K = ", tables_->K());
+  check_finite("centroids", parts.centroids, nlist() * d());
+  centroids_.assign(parts.centroids, parts.centroids + nlist() * d());
+  if (weights_) {
+    const QincoWeights& w = *weights_;
+    check(w.d() == d(), "weights: expected d = ", d(), ", got ", w.d());
+    check(w.nbits() == nbits() && w.M() == M(), "weights: expected nbits = ", nbits(), " and ", M(),
+          " codes, got nbits = ", w.nbits(), " and ", w.M(), " codes");
+    check(!w.ivf() || w.n_base() == nlist(), "weights: expected a base of ", nlist(),
+          " centroids, got ", w.n_base());
+  }
+  check_ranking(early_exit_.get(), student_.get());
+}
+
+void Engine::check_ranking(const EarlyExit* e, const QincoWeights* s) const {
+  check(!e || (e->M() == M() && e->K() == lists_.K() && e->d() == d()),
+        "early_exit: expected M = ", M(), ", K = ", lists_.K(), ", d = ", d(), ", got ",
+        e ? e->M() : 0, ", ", e ? e->K() : 0, ", ", e ? e->d() : 0);
+  if (!s) return;
+  check(weights_ != nullptr, "student: expected None without weights");
+  const QincoWeights& w = *weights_;
+  check(s->d() == w.d() && s->nbits() == w.nbits() && s->M() == w.M() && s->ivf() == w.ivf() &&
+            s->n_base() == w.n_base(),
+        "student: expected d, nbits, M and base as of weights");
+}
+
+SearchParts Engine::parts() const {
+  return {lists_,         centroids_.data(), *tables_,       metric_,
+          weights_.get(), early_exit_.get(), student_.get(), table_.get()};
+}
+
+void Engine::search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
+                    const ResultCodes& found) const {
+  const SharedLock::Reading reading(lock_, run.interrupted);
+  fq::search(parts(), args, k, D, I, run, found);
+}
+
+std::vector<RangeHits> Engine::range_search(const SearchArgs& args, float radius,
+                                            const Execution& run) const {
+  const SharedLock::Reading reading(lock_, run.interrupted);
+  return fq::range_search(parts(), args, radius, run);
+}
+
+void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, idx_t* list_no,
+                    std::uint8_t* codes, const Execution& run) const {
+  check<StateError>(weights_ != nullptr, "an engine without weights cannot encode");
+  if (chosen)
+    for (idx_t i = 0; i < n; ++i)
+      if (chosen[i] < -1 || chosen[i] >= nlist())
+        check(false, "list_no[", i, "]: expected -1 to ", nlist() - 1, ", got ", chosen[i]);
+  const QincoWeights& w = *weights_;
+  // Normalised ones must not overflow either.
+  const auto is_encodable = [&](const float* row) {
+    const float norm = sum_terms(d(), [&](idx_t j) {
+      const float z = (row[j] - w.mean()[j]) / w.std();
+      return z * z;
+    });
+    return norm <= FLT_MAX / 4 && is_usable(row, d());
+  };
+  std::vector<idx_t> rows, lists;  // those of a block that can be stored
+  std::vector<float> kept, distance;
+  std::vector<std::uint8_t> encoded;
+  Poll poll(run);
+  for (idx_t begin = 0; begin < n; begin += kEncodeRows) {
+    poll();
+    const idx_t end = std::min(n, begin + kEncodeRows);
+    rows.clear();
+    for (idx_t i = begin; i < end; ++i)
+      if (!(chosen && chosen[i] == -1) && is_encodable(x + i * d())) rows.push_back(i);
+    std::fill(list_no + begin, list_no + end, idx_t{-1});
+    std::fill(codes + begin * M(), codes + end * M(), std::uint8_t{0});
+    if (rows.empty()) continue;
+    const float* from = x + begin * d();
+    const auto n_rows = static_cast<idx_t>(rows.size());
+    if (n_rows < end - begin) {
+      kept.clear();
+      for (const idx_t i : rows) kept.insert(kept.end(), x + i * d(), x + (i + 1) * d());
+      from = kept.data();
+    }
+    lists.resize(rows.size());
+    if (chosen) {
+      std::transform(rows.begin(), rows.end(), lists.begin(), [&](idx_t i) { return chosen[i]; });
+    } else {
+      distance.resize(rows.size());
+      assign(nlist(), centroids_.data(), d(), n_rows, from, 1, metric_, lists.data(),
+             distance.data(), run);
+    }
+    encoded.resize(static_cast<std::size_t>(n_rows * M()));
+    fq::encode(w, n_rows, from, w.ivf() ? lists.data() : nullptr, A, B, encoded.data(), run);
+    for (idx_t r = 0; r < n_rows; ++r) {
+      list_no[rows[r]] = lists[r];
+      std::copy_n(encoded.data() + r * M(), M(), codes + rows[r] * M());
+    }
+  }
+}
+
+void Engine::reconstruct(idx_t id, float* x, const Execution& run) const {
+  const SharedLock::Reading reading(lock_, run.interrupted);
+  check<StateError>(map_.has_value(), "direct map not initialized: call make_direct_map first");
+  check<StateError>(map_->find(id).has_value(), "no vector has the id ", id);
+  reconstruct_n(id, 1, x, run);
+}
+
+void Engine::reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) const {
+  check<StateError>(weights_ != nullptr, "an engine without weights cannot decode");
+  check(n >= 0 && id0 <= std::numeric_limits<idx_t>::max() - n,
+        "n: expected at least 0, and ids below 2^63, got ", n, " from ", id0);
+  std::vector<idx_t> list_no(static_cast<std::size_t>(n), -1), offset(list_no);
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * M()));
+  {
+    const SharedLock::Reading reading(lock_, run.interrupted);
+    if (!map_) lists_.locate(id0, n, list_no.data(), offset.data());
+    for (idx_t i = 0; map_ && i < n; ++i)
+      if (const std::optional<Position> at = map_->find(id0 + i))
+        list_no[i] = at->list_no, offset[i] = at->offset;
+    lists_.gather(n, list_no.data(), offset.data(), codes.data());
+  }
+  decode(*weights_, n, list_no.data(), codes.data(), M(), M(), x, run);
+}
+
+void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const idx_t* ids,
+                 const Execution& run) {
+  std::vector<float> bias(static_cast<std::size_t>(n));  // inner products have none
+  if (metric_ == Metric::L2)
+    tables_->bias(nlist(), centroids_.data(), n, list_no, codes, bias.data(), run);
+
+  const SharedLock::Writing writing(lock_, run.interrupted);
+  check<StateError>(!ids || !map_, "add_with_ids does not work with a direct map; clear it first");
+  check<StateError>(n <= kMostNumbers - ntotal_, "ntotal: no more numbers to give out");
+  std::vector<idx_t> offset;
+  if (map_) {
+    offset.resize(static_cast<std::size_t>(n));
+    map_->reserve(n, list_no, ntotal_);
+  }
+  lists_.add(n, list_no, codes, bias.data(), ids, ntotal_, map_ ? offset.data() : nullptr);
+  if (map_) map_->append(n, list_no, offset.data(), ntotal_);
+  ntotal_ += n;
+}
+
+void Engine::reset(const Execution& run) {
+  const SharedLock::Writing writing(lock_, run.interrupted);
+  lists_.reset();
+  if (map_) map_ = DirectMap(lists_, 0);
+  ntotal_ = 0;
+}
+
+void Engine::import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
+                         const Execution& run) {
+  check(ntotal >= n && ntotal <= kMostNumbers, "ntotal: expected ", n, " to ", kMostNumbers,
+        ", got ", ntotal);
+  InvertedLists lists(nlist(), M(), nbits());
+  lists.import_from(sizes, n, rows);
+  const SharedLock::Writing writing(lock_, run.interrupted);
+  if (map_) map_ = DirectMap(lists, ntotal);
+  lists_ = std::move(lists);
+  ntotal_ = ntotal;
+}
+
+void Engine::set_ranking(std::shared_ptr<const EarlyExit> early_exit,
+                         std::shared_ptr<const QincoWeights> student, const Execution& run) {
+  check_ranking(early_exit.get(), student.get());
+  const SharedLock::Writing writing(lock_, run.interrupted);
+  early_exit_ = std::move(early_exit);
+  student_ = std::move(student);
+}
+
+void Engine::precompute_table(const Execution& run) {
+  lock_.check_may_write();
+  check<StateError>(weights_ != nullptr, "an engine without weights has no table of them");
+  {
+    const SharedLock::Reading reading(lock_, run.interrupted);
+    if (table_) return;
+  }
+  auto table = std::make_shared<const FirstStepTable>(weights_, run);
+  const SharedLock::Writing writing(lock_, run.interrupted);
+  table_ = std::move(table);
+}
+
+void Engine::drop_table(const Execution& run) {
+  const SharedLock::Writing writing(lock_, run.interrupted);
+  table_ = nullptr;
+}
+
+void Engine::make_direct_map(const Execution& run) {
+  const SharedLock::Writing writing(lock_, run.interrupted);
+  map_ = DirectMap(lists_, ntotal_);
+}
+
+void Engine::clear_direct_map(const Execution& run) {
+  const SharedLock::Writing writing(lock_, run.interrupted);
+  map_ = std::nullopt;
+}
+
+}  // namespace fq

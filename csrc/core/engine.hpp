@@ -1,0 +1,107 @@
+// What an index is: lists, centroids, tables and networks, which fit together; what is asked of
+// it; and how what changes it keeps clear of what reads it.
+//
+// Searches and other readings run together, a change alone (core/shared_lock). Vectors are encoded
+// before the change that stores them, which is all or nothing.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/direct_map.hpp"
+#include "core/search.hpp"
+#include "core/shared_lock.hpp"
+
+namespace fq {
+
+class Engine {
+ public:
+  struct Parts {
+    idx_t nlist;
+    int M, nbits;
+    Metric metric;
+    const float* centroids;  // (nlist, d), copied
+    std::shared_ptr<const AdditiveTables> tables;
+    std::shared_ptr<const QincoWeights> weights = {};  // null: only nshort 0, and no encoding
+    std::shared_ptr<const EarlyExit> early_exit = {};  // null: none
+    std::shared_ptr<const QincoWeights> student = {};  // null: none
+  };
+  explicit Engine(const Parts& parts);  // CheckError where they do not fit together
+
+  idx_t d() const { return tables_->d(); }
+  idx_t nlist() const { return lists_.nlist(); }
+  int M() const { return lists_.M(); }
+  int nbits() const { return lists_.nbits(); }
+  int code_size() const { return lists_.code_size(); }
+  Metric metric() const { return metric_; }
+  // Numbers given out, also to vectors that could not be stored: the next id.
+  idx_t ntotal() const { return ntotal_; }
+
+  // For what follows up to the next heading, all under one reading where it has to agree.
+  SharedLock& lock() const { return lock_; }
+  const InvertedLists& lists() const { return lists_; }
+  bool has_direct_map() const { return map_.has_value(); }
+  std::size_t direct_map_nbytes() const { return map_ ? map_->allocated() : 0; }
+  idx_t table_nbytes() const { return table_ ? table_->nbytes() : 0; }
+
+  // -- reading --------------------------------------------------------------------------------
+
+  // As the functions of core/search. The result does not depend on threads and batches.
+  void search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
+              const ResultCodes& found = {}) const;
+  std::vector<RangeHits> range_search(const SearchArgs& args, float radius,
+                                      const Execution& run) const;
+
+  // x: (n, d) -> list_no (n), codes (n, M). chosen: (n) lists to go to, null: the best centroids by
+  // the metric. list_no -1 and codes 0 for what has no list: chosen so, or not usable
+  // (core/distance).
+  void encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, idx_t* list_no,
+              std::uint8_t* codes, const Execution& run) const;
+
+  // The decoded vector (d) of an id. StateError without a direct map, or if nothing has the id.
+  void reconstruct(idx_t id, float* x, const Execution& run) const;
+  // Those of id0 .. id0 + n - 1, (n, d); rows of NaN where nothing has the id. Without a direct map
+  // all ids are read.
+  void reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) const;
+
+  // -- changes: StateError inside a reading of the same thread ----------------------------------
+
+  // Stores, all or nothing, what encode() gave. list_no: (n), -1 for what takes a number only;
+  // codes: (n, M); ids: (n), null: from ntotal on as it is then. StateError for ids while there is
+  // a direct map.
+  void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const idx_t* ids,
+           const Execution& run);
+  void reset(const Execution& run);  // a direct map stays one
+  // Replaces what is stored, as InvertedLists::import_from. ntotal: at least n.
+  void import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
+                   const Execution& run);
+
+  void set_ranking(std::shared_ptr<const EarlyExit> early_exit,
+                   std::shared_ptr<const QincoWeights> student, const Execution& run);
+  void precompute_table(const Execution& run);  // a FirstStepTable, unless there is one
+  void drop_table(const Execution& run);
+  void make_direct_map(const Execution& run);
+  void clear_direct_map(const Execution& run);
+
+ private:
+  SearchParts parts() const;
+  void check_ranking(const EarlyExit* early_exit, const QincoWeights* student) const;
+
+  const Metric metric_;
+  const std::shared_ptr<const AdditiveTables> tables_;
+  const std::shared_ptr<const QincoWeights> weights_;
+  std::vector<float> centroids_;
+
+  mutable SharedLock lock_;  // of the rest
+  InvertedLists lists_;
+  std::atomic<idx_t> ntotal_{0};
+  std::optional<DirectMap> map_;
+  std::shared_ptr<const EarlyExit> early_exit_;
+  std::shared_ptr<const QincoWeights> student_;
+  std::shared_ptr<const FirstStepTable> table_;
+};
+
+}  // namespace fq
