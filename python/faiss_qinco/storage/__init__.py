@@ -1,1 +1,1 @@
-"""Files: models and indexes in one `container`, and `vectors`. Neither imports another room."""
+"""Files: tensors in one `container`, and `vectors`. Neither imports another room."""

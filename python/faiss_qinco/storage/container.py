@@ -2,16 +2,20 @@
 
 Any safetensors library reads the tensors. The file's `__metadata__`, strings as the format wants:
 
-    format    "faiss_qinco.<kind>", kind being "model", "index", ...
+    format    "faiss_qinco.<kind>", kind being "codec", "index", ...
     version   "1"
     header    a JSON object: what is no tensor
     crc32     a JSON object: tensor name -> CRC-32 of its bytes, 8 hex digits
     checksum  CRC-32 of all the above and of the names, dtypes, shapes and offsets
 
 The layout is written here rather than by the safetensors library because that one orders the
-metadata at random (files would not be byte-stable), copies every tensor, and cannot map a file.
+metadata at random (files would not be byte-stable), and holds every tensor of a file in memory, and
+its bytes once more. Here a tensor can be a `Stream`, written while it is made, and a `Reader` reads
+one tensor, or some rows of one, when asked for it. Nothing is allocated before the file's own size
+says that there is so much to read.
+
 The checksums find damage; they do not authenticate. So a reader also validates what it takes out,
-with `take` and `take_number`, inside `with reading(path)`.
+with `Reader.take`, `finite` and `take_number`, inside `with open_tensors(path, kind) as reader`.
 """
 
 from __future__ import annotations
@@ -23,8 +27,9 @@ import os
 import secrets
 import stat
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -32,10 +37,12 @@ from numpy.typing import DTypeLike, NDArray
 
 Path = str | os.PathLike[str]
 Array = NDArray[Any]
+Buffer = bytes | bytearray | memoryview | Array
 Number = TypeVar("Number", int, float)
 
 VERSION = 1
-_MAX_HEAD = 100_000_000  # the safetensors library refuses a longer one
+CHUNK = 1 << 20  # bytes of a tensor that are worked on at once, where it need not be whole
+_MAX_HEAD = 1 << 24  # of JSON, which takes many times as much memory once it is parsed
 _ALIGN = 64  # of the first tensor, so that a mapped file suits vector instructions
 _DTYPES = {
     name: np.dtype(code)
@@ -46,6 +53,8 @@ _DTYPES = {
     }.items()
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# What a file system says to an fsync that it does not know. The data is written nevertheless.
+_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 
 class FileFormatError(RuntimeError):
@@ -62,9 +71,9 @@ def reading(name: Path) -> Iterator[None]:
 
     Raises MissingFileError for FileNotFoundError, and FileFormatError for other OSErrors and for
     what bad content causes: ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
-    RecursionError.
+    AssertionError, RuntimeError. MemoryError stays: what a file asks for, it contains.
     """
-    name = os.fspath(name)
+    name = os.fsdecode(name)
     try:
         yield
     except MissingFileError:
@@ -78,9 +87,16 @@ def reading(name: Path) -> Iterator[None]:
     except OSError as error:
         raise FileFormatError(f"{name}: cannot be read: {error.strerror or error}") from error
     except (
-        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError,
+        RuntimeError,
     ) as error:  # fmt: skip
         raise FileFormatError(f"{name}: bad content ({type(error).__name__}: {error})") from error
+
+
+def check_regular(path: Path) -> None:
+    """To open a pipe would wait for its writer. Raises OSError or FileFormatError."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise FileFormatError("not a regular file")
 
 
 @contextmanager
@@ -88,31 +104,42 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a new binary file that takes the place of `path` once the block has succeeded.
 
     Whatever interrupts the block, the file at `path` is the whole old one or the whole new one, and
-    nothing else is left behind. A symbolic link is followed; the old file's permissions are kept.
+    nothing else is left behind. A symbolic link is followed; the old file's permissions are kept,
+    and its owner, as far as the file system lets us. Where it has no fsync, the new file is as safe
+    as the file system makes it by itself.
 
     Raises MissingFileError if the folder does not exist, ValueError if `path` is there but is no
-    regular file, and OSError for what the file system refuses.
+    regular file, and OSError for what the file system refuses: a new file in that folder, above
+    all, which needs the right to write to the folder.
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(os.fsdecode(path))
     folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".faiss_qinco-{secrets.token_hex(8)}.tmp")
-    mode = None
+    old = None
     with suppress(FileNotFoundError):
-        mode = os.stat(target).st_mode
-        if not stat.S_ISREG(mode):
+        old = os.stat(target)
+        if not stat.S_ISREG(old.st_mode):
             raise ValueError(f"path: expected a regular file or a new name, got {target!r}")
     if not os.path.isdir(folder):
         raise MissingFileError(errno.ENOENT, "no such folder to write to", folder)
+    mode = 0o666 if old is None else old.st_mode & 0o777  # from the start, and less the umask
     try:
-        with open(temporary, "xb") as file:
+        with _create(temporary, mode) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        if mode is not None:
-            os.chmod(temporary, stat.S_IMODE(mode))
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in _NO_FSYNC:
+                    raise
+        if old is not None:
+            with suppress(OSError):
+                os.chown(temporary, old.st_uid, old.st_gid)
+            with suppress(OSError):
+                os.chmod(temporary, mode)
         os.replace(temporary, target)
     except BaseException:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # what went wrong is the error to raise
             os.unlink(temporary)
         raise
     with suppress(OSError):  # the new file is in place; some file systems cannot sync a folder
@@ -123,90 +150,340 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.close(handle)
 
 
-def write_tensors(
-    path: Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, Array]
-) -> None:
+def _create(name: str, mode: int) -> BinaryIO:
+    try:
+        return open(name, "xb", opener=lambda name, flags: os.open(name, flags, mode))
+    except OSError as error:  # the file's own name would say nothing to the user
+        folder = os.path.dirname(name)
+        reason = f"no new file can be made in the folder ({error.strerror})"
+        raise OSError(error.errno, reason, folder) from error
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A tensor that is written while it is made.
+
+    dtype, shape : of the tensor. chunks : arrays that, one after the other in C order, are all of
+        it; taken once.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunks: Iterable[Array]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+Tensors = Mapping[str, Array | Stream]
+
+
+def write_tensors(path: Path, kind: str, header: Mapping[str, Any], tensors: Tensors) -> None:
     """Write a container file, all or nothing (see `replacing`); the same content, the same bytes.
 
     kind: what the file holds, such as "index". header: a JSON object with finite numbers.
     tensors: arrays of any shape, of 8 to 64 bit integers or 16 to 64 bit floats; contiguous
-    little-endian ones are not copied.
+    little-endian ones are not copied; or a `Stream`, of which one chunk at a time is in memory.
 
     Raises TypeError for another dtype or a header that JSON cannot hold, ValueError for NaN or
-    infinity in the header, and what `replacing` raises.
+    infinity in the header or a stream of another length than its shape, and what `replacing`
+    raises.
     """
-    parts = _pack(kind, header, tensors)
+    layout = _Layout(kind, header, tensors)
     with replacing(path) as file:
-        for part in parts:
+        file.write(layout.head())  # of the right size; its checksums come last
+        for part in layout.parts():
             file.write(part)
+        file.seek(0)
+        file.write(layout.head())
 
 
-def read_tensors(
-    path: Path, kind: str, mmap: bool = False
-) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Read a container file of this kind: (header, tensors by name).
+def to_bytes(kind: str, header: Mapping[str, Any], tensors: Tensors) -> bytearray:
+    """The bytes that `write_tensors` would write, made in place; raises what it raises for its
+    arguments."""
+    layout = _Layout(kind, header, tensors)
+    data = bytearray(layout.size)
+    view = memoryview(data)
+    end = len(layout.head())
+    for part in layout.parts():
+        view[end : end + len(part)] = part
+        end += len(part)
+    view[: len(layout.head())] = layout.head()
+    return data
 
-    The tensors are writable views of one buffer of the file's size. With `mmap` they are read-only
-    views of the mapped file, and their own checksums are not verified, for that would read it all.
 
-    Raises MissingFileError, or FileFormatError (both RuntimeError) for a file that is truncated,
-    damaged, of another kind or of a newer version.
+class _Layout:
+    """Where everything goes in a file, which is known beforehand, and its checksums, which are
+    known when all parts have been taken."""
+
+    def __init__(self, kind: str, header: Mapping[str, Any], tensors: Tensors) -> None:
+        streams = {}
+        for name, tensor in tensors.items():
+            dtype = tensor.dtype.newbyteorder("<")
+            if dtype not in _NAMES:
+                raise TypeError(f"tensors[{name!r}]: expected one of {list(_NAMES)}, got {dtype}")
+            if name == "__metadata__":
+                raise ValueError("tensors: '__metadata__' is no name for a tensor")
+            chunks = tensor.chunks if isinstance(tensor, Stream) else [tensor]
+            streams[name] = Stream(dtype, tuple(tensor.shape), chunks)
+        # The widest items first, so that each tensor is aligned to its own items.
+        order = sorted(streams, key=lambda name: (-streams[name].dtype.itemsize, name))
+        self.streams = {name: streams[name] for name in order}
+        self.checksums = dict.fromkeys(order, 0)
+        self.directory: dict[str, Any] = {}
+        begin = 0
+        for name, stream in self.streams.items():
+            end = begin + stream.nbytes
+            self.directory[name] = {
+                "dtype": _NAMES[stream.dtype], "shape": stream.shape, "data_offsets": [begin, end]
+            }  # fmt: skip
+            begin = end
+        self.metadata = {
+            "format": f"faiss_qinco.{kind}",
+            "version": str(VERSION),
+            "header": _dumps(dict(header)),
+        }
+        self.size = len(self.head()) + begin
+
+    def head(self) -> bytes:
+        crc32 = _dumps({name: f"{crc:08x}" for name, crc in self.checksums.items()})
+        metadata = {**self.metadata, "crc32": crc32}
+        metadata["checksum"] = _crc32(_dumps([metadata, self.directory]).encode())
+        head = _dumps({"__metadata__": metadata, **self.directory}).encode()
+        head += b" " * (-(8 + len(head)) % _ALIGN)
+        if len(head) > _MAX_HEAD:
+            raise ValueError(f"header: expected at most {_MAX_HEAD} bytes of JSON, got {len(head)}")
+        return len(head).to_bytes(8, "little") + head
+
+    def parts(self) -> Iterator[memoryview]:
+        """The bytes of all tensors, in order."""
+        for name, stream in self.streams.items():
+            left = stream.nbytes
+            for chunk in stream.chunks:
+                # In pieces, so that what must be copied to be contiguous is not copied whole.
+                for piece in _pieces(np.asarray(chunk), stream.dtype):
+                    left -= len(piece)
+                    if left < 0:
+                        break
+                    self.checksums[name] = zlib.crc32(piece, self.checksums[name])
+                    yield piece
+            if left:
+                raise ValueError(
+                    f"tensors[{name!r}]: its chunks are not the {stream.nbytes} bytes of its shape"
+                )
+
+
+def _pieces(array: Array, dtype: np.dtype[Any]) -> Iterator[memoryview]:
+    """The array's bytes in C order, as this dtype."""
+    if array.ndim == 0 or (array.dtype == dtype and array.flags.c_contiguous):
+        yield _bytes_of(np.asarray(array, dtype, order="C"))
+        return
+    rows = max(1, CHUNK * len(array) // max(1, array.nbytes))
+    for i in range(0, len(array), rows):
+        yield _bytes_of(np.asarray(array[i : i + rows], dtype, order="C"))
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file says of a tensor."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Reader:
+    """Takes tensors out of a file, one at a time.
+
+    Attributes
+    ----------
+    kind, version, header : of the file. tensors : what there is, TensorInfo by name, in the order
+    of the file.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        version: int,
+        header: dict[str, Any],
+        tensors: dict[str, TensorInfo],
+        fetch: Callable[[str, int, int], NDArray[np.uint8]],
+        checksums: Mapping[str, Any] | None,
+    ) -> None:
+        """fetch: name, begin, end -> these bytes of the tensor. checksums: by name; None: there is
+        nothing to verify."""
+        self.kind, self.version, self.header, self.tensors = kind, version, header, tensors
+        self._fetch, self._checksums = fetch, checksums
+
+    def take(
+        self,
+        name: str,
+        dtype: DTypeLike,
+        shape: Sequence[int | str | None],
+        sizes: dict[str, int] | None = None,
+    ) -> Array:
+        """The tensor of this name, read once it is known to have this dtype and shape: an array of
+        its own from a file, a view (read-only where the buffer is) from a buffer.
+
+        A dimension is a number, None for any, or a symbol such as "M": what `sizes` says it is, or
+        else any, and `sizes` then remembers it for the tensors to come.
+
+        Raises FileFormatError, for a wrong checksum too.
+        """
+        return self.rows(name, dtype, shape, sizes).read()
+
+    def rows(
+        self,
+        name: str,
+        dtype: DTypeLike,
+        shape: Sequence[int | str | None],
+        sizes: dict[str, int] | None = None,
+    ) -> Rows:
+        """As `take`, to be read in parts."""
+        self._check(name, np.dtype(dtype), shape, {} if sizes is None else sizes)
+        return Rows(self, name)
+
+    def all(self, prefix: str = "") -> dict[str, Array]:
+        """All tensors whose name starts with the prefix, whatever they are, by the rest of it."""
+        names = [name for name in self.tensors if name.startswith(prefix)]
+        return {name[len(prefix) :]: Rows(self, name).read() for name in names}
+
+    def _check(
+        self,
+        name: str,
+        dtype: np.dtype[Any],
+        shape: Sequence[int | str | None],
+        known: dict[str, int],
+    ) -> None:
+        if name not in self.tensors:
+            raise FileFormatError(f"tensor {name!r} is missing")
+        tensor = self.tensors[name]
+        want = [known.get(dim) if isinstance(dim, str) else dim for dim in shape]
+        if (
+            tensor.dtype != dtype
+            or len(tensor.shape) != len(want)
+            or any(w not in (None, size) for w, size in zip(want, tensor.shape, strict=True))
+        ):
+            symbols = {d: known[d] for d in shape if isinstance(d, str) and d in known}
+            raise FileFormatError(
+                f"tensor {name!r}: expected {dtype} {tuple(shape)}"
+                f"{f' with {symbols}' if symbols else ''}, got {tensor.dtype} {tensor.shape}"
+            )
+        for dim, size in zip(shape, tensor.shape, strict=True):
+            # A symbol met twice in one shape, such as ("d", "d"), must agree with itself.
+            if isinstance(dim, str) and known.setdefault(dim, size) != size:
+                raise FileFormatError(
+                    f"tensor {name!r}: expected {tuple(shape)}, got {tensor.shape}"
+                )
+
+
+class Rows:
+    """A tensor that is read from its first row on. Its checksum is verified with the last."""
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self._reader, self._name, self._info = reader, name, reader.tensors[name]
+        self._end = self._crc = 0
+
+    def read(self, n: int | None = None) -> Array:
+        """The next n rows, (n, ...); None: the whole tensor. Raises FileFormatError."""
+        info, begin, shape = self._info, self._end, self._info.shape
+        if n is not None:
+            shape = (n, *shape[1:])
+        self._end += math.prod(shape) * info.dtype.itemsize
+        if self._end > info.nbytes:
+            raise FileFormatError(f"tensor {self._name!r}: has no {n} more rows")
+        data = self._reader._fetch(self._name, begin, self._end)
+        if (checksums := self._reader._checksums) is not None:
+            self._crc = zlib.crc32(data.data, self._crc)
+            if self._end == info.nbytes and checksums.get(self._name) != f"{self._crc:08x}":
+                raise FileFormatError(f"damaged: the checksum of tensor {self._name!r:.80} differs")
+        return np.require(data.view(info.dtype).reshape(shape), requirements="A")
+
+
+@contextmanager
+def open_tensors(path: Path, kind: str | None = None) -> Iterator[Reader]:
+    """A container file of this kind (None: of any), open for reading in the block.
+
+    The block is as in `reading`: what goes wrong there is an error of this file. Raises
+    MissingFileError, or FileFormatError (both RuntimeError) for a file that is truncated, damaged,
+    of another kind or of a newer version.
     """
     with reading(path):
-        buffer = np.memmap(path, np.uint8, "r") if mmap else np.fromfile(path, np.uint8)
-        return _unpack(np.asarray(buffer), kind, verify=not mmap)
+        check_regular(path)
+        with open(path, "rb") as file:
+
+            def fetch(begin: int, end: int) -> NDArray[np.uint8]:
+                data = np.empty(end - begin, np.uint8)
+                file.seek(begin)
+                if file.readinto(data.data) != len(data):
+                    raise FileFormatError("truncated while it was read")
+                return data
+
+            yield _open(fetch, os.fstat(file.fileno()).st_size, kind)
 
 
-def to_bytes(kind: str, header: Mapping[str, Any], tensors: Mapping[str, Array]) -> bytes:
-    """The bytes that `write_tensors` would write; raises what it raises for its arguments."""
-    return b"".join(_pack(kind, header, tensors))
-
-
-def from_bytes(
-    data: bytes | bytearray | memoryview | Array, kind: str, name: str = "<bytes>"
-) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Read what `to_bytes` returned, given as any contiguous buffer: (header, tensors by name).
-
-    The tensors are views of `data`, read-only where it is. Raises FileFormatError as `read_tensors`
-    does, with `name` in the path's place.
-    """
+@contextmanager
+def open_bytes(data: Buffer, kind: str | None = None, name: str = "<bytes>") -> Iterator[Reader]:
+    """As `open_tensors`, of what `to_bytes` returned, given as any contiguous buffer; `name` is in
+    the path's place."""
     with reading(name):
-        return _unpack(np.frombuffer(data, np.uint8), kind, verify=True)
+        buffer = np.frombuffer(data, np.uint8)
+        yield _open(lambda begin, end: buffer[begin:end], len(buffer), kind)
 
 
-def take(
-    tensors: Mapping[str, Array],
-    name: str,
-    dtype: DTypeLike,
-    shape: Sequence[int | str | None],
-    sizes: dict[str, int] | None = None,
-) -> Array:
-    """tensors[name], once it is known to have this dtype and shape.
+def in_memory(kind: str, header: dict[str, Any], tensors: Tensors) -> Reader:
+    """A reader of what was never written: for copies."""
+    arrays = {name: _array(tensor) for name, tensor in tensors.items()}
+    infos = {name: TensorInfo(array.dtype, array.shape) for name, array in arrays.items()}
 
-    A dimension is a number, None for any, or a symbol such as "M": what `sizes` says it is, or else
-    any, and `sizes` then remembers it for the tensors to come.
+    def fetch(name: str, begin: int, end: int) -> NDArray[np.uint8]:
+        return arrays[name].reshape(-1).view(np.uint8)[begin:end]
 
-    Raises FileFormatError.
-    """
-    if name not in tensors:
-        raise FileFormatError(f"tensor {name!r} is missing")
-    tensor = tensors[name]
-    known = {} if sizes is None else sizes
-    want = [known.get(dim) if isinstance(dim, str) else dim for dim in shape]
-    if (
-        tensor.dtype != dtype
-        or tensor.ndim != len(want)
-        or any(w not in (None, size) for w, size in zip(want, tensor.shape, strict=True))
-    ):
-        symbols = {d: known[d] for d in shape if isinstance(d, str) and d in known}
-        raise FileFormatError(
-            f"tensor {name!r}: expected {np.dtype(dtype)} {tuple(shape)}"
-            f"{f' with {symbols}' if symbols else ''}, got {tensor.dtype} {tensor.shape}"
-        )
-    for dim, size in zip(shape, tensor.shape, strict=True):
-        # A symbol met twice in one shape, such as ("d", "d"), must agree with itself.
-        if isinstance(dim, str) and known.setdefault(dim, size) != size:
-            raise FileFormatError(f"tensor {name!r}: expected {tuple(shape)}, got {tensor.shape}")
+    return Reader(kind, VERSION, header, infos, fetch, None)
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """All of a container file: (header, tensors by name). Raises as `open_tensors`."""
+    with open_tensors(path, kind) as reader:
+        return reader.header, reader.all()
+
+
+def from_bytes(data: Buffer, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Inverse of `to_bytes`: (header, tensors by name). Raises as `open_bytes`."""
+    with open_bytes(data, kind) as reader:
+        return reader.header, reader.all()
+
+
+@dataclass(frozen=True)
+class ContainerInfo:
+    """What a container file says of itself: kind ("index", "codec", ...), format version, header,
+    and tensors by name, in the order of the file."""
+
+    kind: str
+    version: int
+    header: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+
+def describe_container(path: Path) -> ContainerInfo:
+    """Read the head of a container file of any kind. Raises as `open_tensors`."""
+    with open_tensors(path) as reader:
+        return ContainerInfo(reader.kind, reader.version, reader.header, reader.tensors)
+
+
+def finite(name: str, tensor: Array) -> Array:
+    """The tensor, once it is known to have neither NaN nor infinity. Raises FileFormatError."""
+    flat = tensor.reshape(-1)
+    if not all(np.isfinite(flat[i : i + CHUNK]).all() for i in range(0, len(flat), CHUNK)):
+        raise FileFormatError(f"tensor {name!r}: contains NaN or infinity")
     return tensor
 
 
@@ -227,56 +504,17 @@ def take_number(
     return kind(value)  # type: ignore[arg-type]
 
 
-def _pack(kind: str, header: Mapping[str, Any], tensors: Mapping[str, Array]) -> list[Any]:
-    """The file's parts in order: the head (bytes), then the bytes of each tensor, uint8 (size,)."""
-    arrays = {}
-    for name, tensor in tensors.items():
-        dtype = tensor.dtype.newbyteorder("<")
-        if dtype not in _NAMES:
-            raise TypeError(f"tensors[{name!r}]: expected one of {list(_NAMES)}, got {dtype}")
-        if name == "__metadata__":
-            raise ValueError("tensors: '__metadata__' is no name for a tensor")
-        arrays[name] = np.asarray(tensor, dtype, order="C")
-    # The widest items first, so that each tensor is aligned to its own items.
-    arrays = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))
-    parts: list[Any] = [array.reshape(-1).view(np.uint8) for array in arrays.values()]
-
-    directory: dict[str, Any] = {}
-    begin = 0
-    for name, array in arrays.items():
-        end = begin + array.nbytes
-        directory[name] = {
-            "dtype": _NAMES[array.dtype], "shape": array.shape, "data_offsets": [begin, end]
-        }  # fmt: skip
-        begin = end
-    metadata = {
-        "format": f"faiss_qinco.{kind}",
-        "version": str(VERSION),
-        "header": _dumps(dict(header)),
-        "crc32": _dumps(
-            {name: _crc32(part.data) for name, part in zip(arrays, parts, strict=True)}
-        ),
-    }
-    metadata["checksum"] = _crc32(_dumps([metadata, directory]).encode())
-    head = _dumps({"__metadata__": metadata, **directory}).encode()
-    head += b" " * (-(8 + len(head)) % _ALIGN)
-    if len(head) > _MAX_HEAD:
-        raise ValueError(f"header: expected at most {_MAX_HEAD} bytes of JSON, got {len(head)}")
-    return [len(head).to_bytes(8, "little") + head, *parts]
-
-
-def _unpack(
-    buffer: NDArray[np.uint8], kind: str, verify: bool
-) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The inverse of `_pack`, on the bytes of a whole file, (size,). To be called in `reading`."""
-    size = int.from_bytes(buffer[:8].tobytes(), "little")
-    if buffer.size < 8 or size > min(buffer.size - 8, _MAX_HEAD):
+def _open(fetch: Callable[[int, int], NDArray[np.uint8]], size: int, kind: str | None) -> Reader:
+    """The reader of a whole file of `size` bytes, of which fetch(begin, end) gives these."""
+    end = 8 + int.from_bytes(fetch(0, min(8, size)).tobytes(), "little")
+    if not 8 <= end <= min(size, 8 + _MAX_HEAD):
         raise FileFormatError("truncated, or not a faiss_qinco file")
-    directory = _loads(buffer[8 : 8 + size].tobytes())
+    directory = _loads(fetch(8, end).tobytes())
     metadata = directory.pop("__metadata__", {})
-    if metadata.get("format") != f"faiss_qinco.{kind}":
+    prefix, _, found = str(metadata.get("format")).partition(".")
+    if prefix != "faiss_qinco" or kind not in (None, found):
         raise FileFormatError(
-            f"expected format 'faiss_qinco.{kind}', got {metadata.get('format')!r:.80}"
+            f"expected format 'faiss_qinco.{kind or '*'}', got {metadata.get('format')!r:.80}"
         )
     if int(metadata["version"]) > VERSION:
         raise FileFormatError(
@@ -285,28 +523,37 @@ def _unpack(
         )
     if metadata.pop("checksum") != _crc32(_dumps([metadata, directory]).encode()):
         raise FileFormatError("damaged: the checksum of the header differs")
-
-    data = buffer[8 + size :]
-    checksums = _loads(metadata["crc32"])
-    tensors = {}
+    tensors, begins = {}, {}
     expected = 0
     for name, entry in sorted(directory.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
-        if any(number < 0 for number in shape):
+        tensor = TensorInfo(_DTYPES[entry["dtype"]], tuple(entry["shape"]))
+        if len(tensor.shape) > 32 or not all(type(n) is int and n >= 0 for n in tensor.shape):
             raise FileFormatError(f"tensor {name!r:.80}: bad shape")
-        begin, end = entry["data_offsets"]
-        if begin != expected or end - begin != math.prod(shape) * dtype.itemsize:
+        begin, stop = entry["data_offsets"]
+        if begin != expected or stop - begin != tensor.nbytes:
             raise FileFormatError(f"tensor {name!r:.80}: bad offsets")
-        expected = end
-        if end > data.size:
+        expected = stop
+        if end + stop > size:
             raise FileFormatError(f"truncated in tensor {name!r:.80}")
-        part = data[begin:end]
-        if verify and checksums[name] != _crc32(part.data):
-            raise FileFormatError(f"damaged: the checksum of tensor {name!r:.80} differs")
-        tensors[name] = np.require(part.view(dtype).reshape(shape), requirements="A")
-    if expected != data.size:
-        raise FileFormatError(f"damaged: {data.size - expected} bytes too many")
-    return _loads(metadata["header"]), tensors
+        tensors[name], begins[name] = tensor, end + begin
+    if end + expected != size:
+        raise FileFormatError(f"damaged: {size - end - expected} bytes too many")
+    return Reader(
+        found, int(metadata["version"]), _loads(metadata["header"]), tensors,
+        lambda name, first, last: fetch(begins[name] + first, begins[name] + last),
+        _loads(metadata["crc32"]),
+    )  # fmt: skip
+
+
+def _array(tensor: Array | Stream) -> Array:
+    if not isinstance(tensor, Stream):
+        return np.asarray(tensor, order="C")
+    array = np.empty(tensor.shape, tensor.dtype)
+    flat, end = array.reshape(-1), 0
+    for chunk in tensor.chunks:
+        flat[end : end + chunk.size] = chunk.reshape(-1)
+        end += chunk.size
+    return array
 
 
 def _crc32(data: bytes | memoryview) -> str:

@@ -13,12 +13,15 @@ import importlib
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .container import Array, FileFormatError, Path, reading, replacing
+from .container import Array, FileFormatError, Path, check_regular, reading, replacing
 
 _VECS: dict[str, np.dtype[Any]] = {
     ".fvecs": np.dtype("<f4"), ".bvecs": np.dtype("u1"), ".ivecs": np.dtype("<i4"),
@@ -50,9 +53,9 @@ def read_vectors(path: Path, start: int = 0, count: int | None = None) -> Array:
     suffix = _suffix(file)
     if dataset is not None:
         h5py = _h5py()
-        with reading(file), h5py.File(file, "r") as hdf5:
+        with _reading(file), h5py.File(file, "r") as hdf5:
             return _numeric(_dataset(hdf5, dataset)[rows])
-    with reading(file):
+    with _reading(file):
         if suffix in _VECS:
             return _read_vecs(file, _VECS[suffix], rows)
         if suffix in _BIN:
@@ -110,18 +113,57 @@ def read_groundtruth(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]
     distances = None
     if dataset is not None or suffix in {".hdf5", ".h5"}:
         h5py = _h5py()
-        with reading(file), h5py.File(file, "r") as hdf5:
+        with _reading(file), h5py.File(file, "r") as hdf5:
             ids = _numeric(_dataset(hdf5, dataset or "neighbors")[:])
             if "distances" in hdf5 and hdf5["distances"].shape == ids.shape:
                 distances = hdf5["distances"][:]
     elif suffix in {".ivecs", ".npy"}:
         ids = read_vectors(file)
     else:
-        with reading(file):
+        with _reading(file):
             ids, distances = _read_bigann_groundtruth(file)
     if ids.dtype.kind not in "iu":
         raise FileFormatError(f"{file}: expected integer ids, got {ids.dtype}")
     return ids.astype(np.int64), None if distances is None else distances.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """What a file of vectors holds: `kind` is "fvecs", "u8bin", "npy", "hdf5" and so on, or
+    "groundtruth" for the layout of the big-ann benchmarks (d is then the neighbours of a query).
+    n rows of d values of this dtype; nbytes, of the file (of the dataset in HDF5)."""
+
+    kind: str
+    n: int
+    d: int
+    dtype: np.dtype[Any]
+    nbytes: int
+
+
+def describe_vectors(path: Path) -> VectorFile:
+    """What a file holds that `read_vectors` or `read_groundtruth` reads, without reading it all.
+
+    Raises and warns as they do; ValueError for an HDF5 file without a dataset: it says which there
+    are.
+    """
+    file, dataset = _split(path)
+    suffix = _suffix(file)
+    if dataset is not None or suffix in {".hdf5", ".h5"}:
+        h5py = _h5py()
+        with _reading(file), h5py.File(file, "r") as hdf5:
+            names = sorted(hdf5)
+            if dataset is not None:
+                x = _dataset(hdf5, dataset)
+                n, d = x.shape
+                return VectorFile("hdf5", n, d, x.dtype, x.nbytes)
+        raise ValueError(f"path: expected {file}:dataset, the dataset being one of {names}")
+    if suffix in {*_VECS, *_BIN, ".npy"}:
+        mapped = read_vectors(file)
+        n, d = mapped.shape
+        return VectorFile(suffix[1:], n, d, mapped.dtype, os.path.getsize(file))
+    with _reading(file):
+        n, k, _ = _bigann_head(file)
+        return VectorFile("groundtruth", n, k, np.dtype("<i4"), os.path.getsize(file))
 
 
 def _split(path: Path) -> tuple[str, str | None]:
@@ -129,6 +171,13 @@ def _split(path: Path) -> tuple[str, str | None]:
     name = os.fspath(path)
     match = re.fullmatch(r"(.+\.(?:hdf5|h5)):(.+)", name)
     return (match[1], match[2]) if match else (name, None)
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    with reading(file):
+        check_regular(file)
+        yield
 
 
 def _suffix(name: str) -> str:
@@ -195,7 +244,8 @@ def _read_npy(file: str) -> Array:
         raise FileFormatError(f"truncated, or not an npy file ({error})") from error
 
 
-def _read_bigann_groundtruth(file: str) -> tuple[Array, Array | None]:
+def _bigann_head(file: str) -> tuple[int, int, bool]:
+    """n, k, and whether there are distances."""
     n, k = _head(file)
     size = os.path.getsize(file) - 8
     if size not in (4 * n * k, 8 * n * k) or not n * k:
@@ -203,8 +253,13 @@ def _read_bigann_groundtruth(file: str) -> tuple[Array, Array | None]:
             f"expected {n} x {k} ids, and as many distances or none, got {size} bytes "
             "(a range ground truth is not read here)"
         )
+    return n, k, size == 8 * n * k
+
+
+def _read_bigann_groundtruth(file: str) -> tuple[Array, Array | None]:
+    n, k, both = _bigann_head(file)
     ids = np.fromfile(file, "<i4", n * k, offset=8).reshape(n, k)
-    if size == 4 * n * k:
+    if not both:
         return ids, None
     return ids, np.fromfile(file, "<f4", n * k, offset=8 + 4 * n * k).reshape(n, k)
 

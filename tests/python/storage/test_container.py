@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -15,11 +17,16 @@ from faiss_qinco.storage import container
 from faiss_qinco.storage.container import (
     FileFormatError,
     MissingFileError,
+    Stream,
+    describe_container,
+    finite,
     from_bytes,
+    in_memory,
+    open_bytes,
+    open_tensors,
     read_tensors,
     reading,
     replacing,
-    take,
     take_number,
     to_bytes,
     write_tensors,
@@ -60,14 +67,111 @@ def entry(shape, offsets, dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-@pytest.mark.parametrize("mmap", [False, True])
-def test_round_trip(tmp_path, mmap):
+def test_round_trip(tmp_path):
     path = tmp_path / "a.fqi"
     write_tensors(path, "index", HEADER, TENSORS)
-    header, tensors = read_tensors(path, "index", mmap)
+    header, tensors = read_tensors(path, "index")
     assert same((header, tensors))
-    assert all(t.flags.aligned and t.flags.writeable != mmap for t in tensors.values())
+    assert all(t.flags.aligned and t.flags.writeable for t in tensors.values())
     assert path.read_bytes() == to_bytes("index", HEADER, TENSORS)
+    with open_tensors(path) as reader:
+        assert (reader.kind, reader.version) == ("index", 1)
+
+
+def test_a_file_is_described_by_its_head(tmp_path):
+    path = tmp_path / "a.fqi"
+    write_tensors(path, "index", HEADER, TENSORS)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # the tensors are not read
+    path.write_bytes(data)
+    info = describe_container(path)
+    assert (info.kind, info.version, info.header) == ("index", 1, HEADER)
+    assert {k: (v.dtype, v.shape, v.nbytes) for k, v in info.tensors.items()} == {
+        k: (v.dtype, v.shape, v.nbytes) for k, v in TENSORS.items()
+    }
+
+
+def test_the_format_stays():
+    """The bytes of a file are what the first release wrote."""
+    assert zlib.crc32(to_bytes("index", HEADER, TENSORS)) == 2192736474
+
+
+def test_streams(tmp_path, monkeypatch):
+    """A tensor written in chunks, of any size and layout, is the tensor; one that is not of its
+    shape is an error."""
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    want = to_bytes("index", {}, {"x": x})
+    for chunks in ([x[:1], x[1:1], x[1:]], [np.asfortranarray(x)[:7], x[7:].astype(">f4")]):
+        stream = Stream(x.dtype, x.shape, iter(chunks))
+        assert to_bytes("index", {}, {"x": stream}) == want
+    monkeypatch.setattr(container, "CHUNK", 50)
+    write_tensors(tmp_path / "a", "index", {}, {"x": np.asfortranarray(x)})
+    assert (tmp_path / "a").read_bytes() == want
+    for chunks in ([x[1:]], [x, x[:1]], []):
+        with pytest.raises(ValueError, match=r"'x'.*240 bytes"):
+            to_bytes("index", {}, {"x": Stream(x.dtype, x.shape, chunks)})
+        with pytest.raises(ValueError, match=r"'x'.*240 bytes"):
+            write_tensors(tmp_path / "a", "index", {}, {"x": Stream(x.dtype, x.shape, chunks)})
+    assert (tmp_path / "a").read_bytes() == want
+    memory = in_memory("index", {}, {"x": Stream(x.dtype, x.shape, [x[:4], x[4:]])})
+    np.testing.assert_array_equal(memory.take("x", np.float32, (None, 3)), x)
+
+
+@pytest.mark.parametrize("where", ["file", "bytes"])
+def test_rows(tmp_path, where):
+    """Read in parts, the checksum is verified with the last of them."""
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    data = to_bytes("index", {}, {"x": x, "y": x})
+    path = tmp_path / "a"
+    for damaged in (False, True):
+        if damaged:
+            data[-1] ^= 1
+        path.write_bytes(data)
+        with open_tensors(path) if where == "file" else open_bytes(data) as reader:
+            reader.take("x", np.float32, (20, 3))
+            rows = reader.rows("y", np.float32, ("n", 3))
+            got = [rows.read(n) for n in (7, 0, 12)]
+            with pytest.raises(FileFormatError, match="no 2 more rows"):
+                rows.read(2)
+            rows = reader.rows("y", np.float32, ("n", 3))
+            got = [rows.read(n) for n in (7, 0, 12)]
+            if damaged:
+                with pytest.raises(FileFormatError, match="checksum of tensor 'y'"):
+                    rows.read(1)
+            else:
+                np.testing.assert_array_equal(np.concatenate([*got, rows.read(1)]), x)
+
+
+MEASURE = """
+import resource, sys
+import numpy as np
+from faiss_qinco.storage.container import Stream, open_bytes, open_tensors, to_bytes, write_tensors
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+n = 64 << 20
+stream = Stream(np.dtype("u1"), (n,), (np.full(1 << 20, i, np.uint8) for i in range(64)))
+before = peak()
+write_tensors(sys.argv[1], "index", {}, {"x": stream, "y": np.zeros(1, np.uint8)})
+with open_tensors(sys.argv[1]) as reader:
+    rows = reader.rows("x", np.uint8, (n,))
+    for _ in range(64):
+        rows.read(1 << 20)
+print(peak() - before)
+stream = Stream(np.dtype("u1"), (n,), (np.full(1 << 20, i, np.uint8) for i in range(64)))
+data = to_bytes("index", {}, {"x": stream})
+with open_bytes(data) as reader:
+    reader.take("x", np.uint8, (n,))
+print(peak() - before)
+"""
+
+
+def test_memory(tmp_path):
+    """A file is written and read in a few MB; bytes are made in place and not copied to be read."""
+    run = [sys.executable, "-c", MEASURE, tmp_path / "a"]
+    out = subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()
+    assert int(out[0]) < 8 and int(out[1]) < 64 * 1.1 + 8
 
 
 @pytest.mark.parametrize(
@@ -116,7 +220,7 @@ def test_every_truncation_is_found(tmp_path):
             from_bytes(data[:size], "index")
         path.write_bytes(data[:size])
         with pytest.raises(FileFormatError):
-            read_tensors(path, "index", mmap=True)
+            read_tensors(path, "index")
     with pytest.raises(FileFormatError, match="1 bytes too many"):
         from_bytes(data + b"\0", "index")
 
@@ -158,17 +262,19 @@ def test_messages_name_the_file_and_the_fault(tmp_path):
         read_tensors(path, "index")
 
 
-@pytest.mark.parametrize("mmap", [False, True])
-def test_missing_empty_folder(tmp_path, mmap):
+def test_missing_empty_folder_pipe(tmp_path):
     with pytest.raises(MissingFileError, match="none") as caught:
-        read_tensors(tmp_path / "none", "index", mmap)
+        read_tensors(tmp_path / "none", "index")
     assert isinstance(caught.value, RuntimeError) and isinstance(caught.value, FileNotFoundError)
     assert caught.value.errno == errno.ENOENT and pickle.loads(pickle.dumps(caught.value))
     with pytest.raises(FileFormatError):
-        read_tensors(tmp_path, "index", mmap)
+        read_tensors(tmp_path, "index")
     (tmp_path / "empty").touch()
     with pytest.raises(FileFormatError):
-        read_tensors(tmp_path / "empty", "index", mmap)
+        read_tensors(tmp_path / "empty", "index")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileFormatError, match="regular"):
+        read_tensors(tmp_path / "pipe", "index")
     with pytest.raises(MissingFileError, match="nowhere"):
         write_tensors(tmp_path / "nowhere" / "a", "index", {}, {})
 
@@ -179,6 +285,7 @@ HOSTILE = {
     "shape that overflows to 16 bytes": forge({"x": entry([2**62 + 1, 4], [0, 16])}, F32),
     "huge shape of no items": forge({"x": entry([0, 2**70], [0, 0])}),
     "negative shape": forge({"x": entry([-2, -2], [0, 16])}, F32),
+    "boolean shape": forge({"x": entry([True, 4], [0, 16])}, F32),
     "float shape": forge({"x": entry([4.0], [0, 16])}, F32),
     "shape of text": forge({"x": entry("4", [0, 16])}, F32),
     "too many dimensions": forge({"x": entry([1] * 100 + [4], [0, 16])}, F32),
@@ -215,11 +322,10 @@ HOSTILE = {
 def test_hostile_files(tmp_path, name):
     with pytest.raises(FileFormatError, match=r"^<bytes>: "):
         from_bytes(HOSTILE[name], "index")
-    if name != "no checksum of a tensor":
-        path = tmp_path / "a.fqi"
-        path.write_bytes(HOSTILE[name])
-        with pytest.raises(FileFormatError):
-            read_tensors(path, "index", mmap=True)
+    path = tmp_path / "a.fqi"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(FileFormatError, match=r"a\.fqi: "):
+        read_tensors(path, "index")
 
 
 def test_a_forged_file_is_read():
@@ -228,24 +334,160 @@ def test_a_forged_file_is_read():
     assert tensors["x"].tobytes() == F32
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["fsync", "replace"])
+class Faulty:
+    """`os` whose n-th call of those that may fail does; and of files, write, flush and close."""
+
+    CALLS = ("stat", "open", "fsync", "chown", "chmod", "replace", "close")
+
+    def __init__(self, n, error):
+        self.n, self.error, self.calls = n, error, []
+
+    def __getattr__(self, name):
+        function = getattr(os, name)
+        return self.failing(name, function) if name in self.CALLS else function
+
+    def failing(self, name, function):
+        def call(*args, **kwargs):
+            self.calls.append(name)
+            if len(self.calls) - 1 == self.n:
+                raise self.error
+            return function(*args, **kwargs)
+
+        return call
+
+    def opened(self, name, mode, **kwargs):
+        file = open(name, mode, **kwargs)  # noqa: SIM115
+        return FaultyFile(file, self) if "x" in mode else file
+
+
+class FaultyFile:
+    def __init__(self, file, faulty):
+        self.file, self.fileno, self.seek = file, file.fileno, file.seek
+        for name in ("write", "flush"):
+            setattr(self, name, faulty.failing(name, getattr(file, name)))
+        self.close = faulty.failing("close", lambda: None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.close()
+
+
+REFUSALS = (errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+FAILURES = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [*(OSError(code, os.strerror(code)) for code in REFUSALS + FAILURES), KeyboardInterrupt()],
+    ids=repr,
+)
 @pytest.mark.parametrize("there", [True, False])
-def test_an_interrupted_write_harms_nothing(tmp_path, monkeypatch, error, where, there):
+def test_whatever_fails_leaves_the_old_file_or_the_new(tmp_path, monkeypatch, error, there):
+    """Each call in turn, of those that the file system may refuse."""
     path = tmp_path / "a.fqi"
-    if there:
-        write_tensors(path, "index", HEADER, TENSORS)
+    new = {"new": 1}
+    needless = set()
+    for n in range(100):
+        path.unlink(missing_ok=True)
+        if there:
+            write_tensors(path, "index", HEADER, TENSORS)
+        faulty = Faulty(n, error)
+        with monkeypatch.context() as patch:
+            patch.setattr(container, "os", faulty)
+            patch.setattr(container, "open", faulty.opened, raising=False)
+            try:
+                write_tensors(path, "index", new, TENSORS)
+            except (OSError, KeyboardInterrupt) as caught:
+                written = (
+                    isinstance(caught, KeyboardInterrupt)
+                    and path.exists()
+                    and (read_tensors(path, "index")[0] == new)
+                )
+                assert caught is error or caught.__cause__ is error
+            else:
+                written = True
+                if n < len(faulty.calls):
+                    needless.add(faulty.calls[n])
+        assert list(tmp_path.iterdir()) == [path] * (there or written)
+        if there or written:
+            assert same(read_tensors(path, "index"), new if written else HEADER)
+        if n >= len(faulty.calls):
+            break
+    assert n > 10
+    # What data safety does not need: rights and owner of an old file, and to sync the folder.
+    expected = set() if isinstance(error, KeyboardInterrupt) else {"open", "fsync", "close"}
+    if there and expected:
+        expected |= {"chown", "chmod"}
+    assert needless == expected
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+@pytest.mark.parametrize("call", ["chmod", "chown", "fsync"])
+def test_mounts_that_refuse(tmp_path, monkeypatch, call, code):
+    path = tmp_path / "a.fqi"
+    path.touch()
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, refuse)
+    write_tensors(path, "index", HEADER, TENSORS)
+    assert same(read_tensors(path, "index")) and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("code", FAILURES)
+def test_an_fsync_that_fails_is_an_error(tmp_path, monkeypatch, code):
+    path = tmp_path / "a.fqi"
+    path.write_bytes(b"old")
 
     def fail(*_):
-        raise error
+        raise OSError(code, os.strerror(code))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, where, fail)
-        with pytest.raises(type(error)):
-            write_tensors(path, "index", {"new": 1}, TENSORS)
-    assert list(tmp_path.iterdir()) == [path] * there
-    if there:
-        assert same(read_tensors(path, "index"))
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError) as caught:
+        write_tensors(path, "index", HEADER, TENSORS)
+    assert caught.value.errno == code
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+FULL = """
+import os, resource, signal, sys
+import numpy as np
+from faiss_qinco.storage.container import write_tensors
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_tensors(sys.argv[1], "index", {}, {"x": np.ones(int(sys.argv[2]), np.uint8)})
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.parametrize("size", [99_900, 10**6])
+def test_a_real_short_write(tmp_path, size):
+    """The file system takes the first 100,000 bytes of a file."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    run = [sys.executable, "-c", FULL, path, str(size)]
+    out = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    assert out.strip() == str(errno.EFBIG)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_takes_no_new_file(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def refuse(name, flags, mode=0o777, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError, match="no new file can be made in the folder") as caught:
+        write_tensors(path, "index", HEADER, TENSORS)
+    assert caught.value.filename == str(tmp_path)
 
 
 def test_an_interrupted_block_harms_nothing(tmp_path):
@@ -301,6 +543,23 @@ def test_permissions_and_links(tmp_path):
     write_tensors(link, "index", HEADER, TENSORS)
     assert link.is_symlink() and same(read_tensors(old, "index"))
     assert stat.S_IMODE(old.stat().st_mode) == 0o604
+    write_tensors(os.fsencode(old), "index", {}, {})
+    assert read_tensors(os.fsencode(old), "index") == ({}, {})
+
+
+def test_private_stays_private_where_chmod_is_refused(tmp_path, monkeypatch):
+    """A new file that others can read must not take the place of one that they could not."""
+    path = tmp_path / "a"
+    path.touch(0o600)
+    modes = []
+
+    def refuse(name, mode):
+        modes.append(stat.S_IMODE(os.stat(name).st_mode))
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_tensors(path, "index", HEADER, TENSORS)
+    assert modes == [0o600] and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_only_regular_files_are_replaced(tmp_path):
@@ -312,21 +571,22 @@ def test_only_regular_files_are_replaced(tmp_path):
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_a_mapped_file_outlives_its_replacement(tmp_path):
+def test_a_file_that_is_read_outlives_its_replacement(tmp_path):
     path = tmp_path / "a.fqi"
     write_tensors(path, "index", HEADER, TENSORS)
-    mapped = read_tensors(path, "index", mmap=True)
-    write_tensors(path, "index", {}, {})
-    assert same(mapped)
+    with open_tensors(path) as reader:
+        write_tensors(path, "index", {}, {})
+        assert same((reader.header, reader.all()))
 
 
 def test_take():
     tensors = {"x": np.zeros((3, 4), np.float32), "s": np.zeros((), np.int64)}
     sizes = {"d": 4}
-    assert take(tensors, "x", np.float32, ("n", "d"), sizes) is tensors["x"]
+    reader = in_memory("index", {}, tensors)
+    np.testing.assert_array_equal(reader.take("x", np.float32, ("n", "d"), sizes), tensors["x"])
     assert sizes == {"n": 3, "d": 4}
-    take(tensors, "x", np.float32, (None, 4))
-    take(tensors, "s", np.int64, ())
+    reader.take("x", np.float32, (None, 4))
+    reader.take("s", np.int64, ())
     for name, dtype, shape in [
         ("y", np.float32, (3, 4)),
         ("x", np.float64, (3, 4)),
@@ -337,7 +597,17 @@ def test_take():
         ("x", np.float32, ("q", "q")),
     ]:
         with pytest.raises(FileFormatError, match=repr(name)):
-            take(tensors, name, dtype, shape, dict(sizes))
+            reader.take(name, dtype, shape, dict(sizes))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_finite(monkeypatch, bad):
+    monkeypatch.setattr(container, "CHUNK", 3)
+    x = np.zeros((4, 2), np.float32)
+    assert finite("x", x) is x
+    x[3, 1] = bad
+    with pytest.raises(FileFormatError, match="'x'"):
+        finite("x", x)
 
 
 def test_take_number():

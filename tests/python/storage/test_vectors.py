@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from faiss_qinco.storage.container import FileFormatError, MissingFileError
-from faiss_qinco.storage.vectors import read_groundtruth, read_vectors, write_vectors
+from faiss_qinco.storage.vectors import (
+    VectorFile,
+    describe_vectors,
+    read_groundtruth,
+    read_vectors,
+    write_vectors,
+)
 
 DTYPES = {
     "fvecs": np.float32, "bvecs": np.uint8, "ivecs": np.int32,
@@ -111,6 +117,39 @@ def test_arguments(tmp_path):
     for arguments in ({"start": -1}, {"count": -1}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             read_vectors(tmp_path / "x.fvecs", **arguments)
+
+
+@pytest.mark.parametrize("suffix", [*DTYPES, "gt"])
+def test_files_are_described(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "gt":
+        path.write_bytes(np.array([5, 3], "<u4").tobytes() + np.zeros(15, "<i4").tobytes())
+        want = VectorFile("groundtruth", 5, 3, np.dtype("<i4"), 68)
+    else:
+        x = sample(suffix)
+        write_vectors(path, x)
+        want = VectorFile(suffix, 5, 3, x.dtype, path.stat().st_size)
+    assert describe_vectors(path) == want
+    path.write_bytes(path.read_bytes()[:6])
+    with pytest.raises(FileFormatError, match="truncated"):
+        describe_vectors(path)
+    path.unlink()
+    with pytest.raises(MissingFileError):
+        describe_vectors(path)
+    os.mkfifo(path)
+    with pytest.raises(FileFormatError, match="not a regular file"):
+        describe_vectors(path)
+
+
+def test_hdf5_files_are_described(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        file["train"] = np.zeros((5, 3), np.float32)
+    want = VectorFile("hdf5", 5, 3, np.dtype(np.float32), 60)
+    assert describe_vectors(f"{path}:train") == want
+    with pytest.raises(ValueError, match=r"a\.hdf5:dataset, .*'train'"):
+        describe_vectors(path)
 
 
 @pytest.mark.parametrize("suffix", DTYPES)

@@ -1,0 +1,297 @@
+"""An index as what it consists of: a file (the container of `storage`), bytes, or a copy.
+
+`index_state` says what there is, `index_from_state` makes an index of it; files, bytes, pickle and
+copy go through these two. What is read is checked here: a file with right checksums can still hold
+anything.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import faiss
+import numpy as np
+
+from .codec.codec import QINCoCodec
+from .codec.config import QINCoConfig
+from .engine import Engine
+from .index import IndexIVFQINCo, IndexQINCo
+from .quantizer_file import quantizer_of
+from .ranking.early_exit import KS, Checkpoint
+from .storage.container import (
+    CHUNK,
+    Buffer,
+    FileFormatError,
+    Path,
+    Reader,
+    Stream,
+    Tensors,
+    finite,
+    in_memory,
+    open_bytes,
+    open_tensors,
+    take_number,
+    to_bytes,
+    write_tensors,
+)
+from .training.config import TrainingConfig
+
+_INT32 = (-(1 << 31), (1 << 31) - 1)
+_SIZE = (1 << 64) - 1  # the largest of FAISS's size_t attributes
+_FLOAT_MAX = float(np.finfo(np.float64).max)
+_OLD_MARGINS = 3  # for 1, 10 and 100 results
+_CLUSTERING = {
+    "niter": int, "nredo": int, "spherical": bool, "seed": int, "min_points_per_centroid": int,
+    "max_points_per_centroid": int, "int_centroids": bool, "frozen_centroids": bool,
+}  # fmt: skip
+
+
+def write_index(index: IndexIVFQINCo | IndexQINCo, path: Path) -> None:
+    """Write an index to a file, atomically: a failed write leaves an old file whole.
+
+    The coarse quantizer, nprobe, nshort, ids and direct map are kept; the settings of a training
+    still to be done are not. Takes a few MB of memory, and twice that of a coarse quantizer. Other
+    threads may search meanwhile; what they add waits, and is not in the file.
+
+    Raises OSError where the file cannot be written (MissingFileError, also a RuntimeError, where
+    its folder is missing), ValueError where the path is no regular file's, TypeError for an index
+    of another kind.
+    """
+    with index_state(index) as (header, tensors):
+        write_tensors(path, "index", header, tensors)
+
+
+def read_index(path: Path, io_flags: int = 0) -> Any:
+    """Read an index written by `write_index`, of this or an earlier version. torch is not imported.
+
+    Takes a few MB of memory beside the index. io_flags must be 0. Raises RuntimeError
+    (FileFormatError or MissingFileError) for a file that is missing, truncated, damaged, of another
+    kind or of a newer version, or whose content is no index; ValueError for other io_flags.
+    """
+    if io_flags:
+        raise ValueError(f"io_flags: only 0 is supported, got {io_flags}")
+    with open_tensors(path, "index") as reader:
+        return index_from_state(reader)
+
+
+def serialize_index(index: IndexIVFQINCo | IndexQINCo) -> np.ndarray:
+    """The bytes that `write_index` would write, (n,) uint8, made in place."""
+    with index_state(index) as (header, tensors):
+        return np.frombuffer(to_bytes("index", header, tensors), np.uint8)
+
+
+def deserialize_index(data: Buffer) -> Any:
+    """Inverse of `serialize_index`, with the errors of `read_index`.
+
+    data : uint8 array, bytes, bytearray or memoryview, read-only ones too; it is not copied.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(data, np.ndarray):
+        if data.dtype != np.uint8:
+            raise TypeError(f"data: expected uint8, got {data.dtype}")
+        data = np.ascontiguousarray(data)
+    elif not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"data: expected bytes or a uint8 array, got {type(data)}")
+    with open_bytes(data, "index") as reader:
+        return index_from_state(reader)
+
+
+@contextmanager
+def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
+    """What an index consists of, while nothing can change it: a JSON header and tensors; those that
+    grow with the vectors are streams. Raises TypeError for an index of another kind."""
+    if type(index) not in _TYPES.values():
+        raise TypeError(f"index: expected one of {[*_TYPES]}, got {type(index)}")
+    engine = index._engine
+    with nullcontext() if engine is None else engine.core.reading():
+        config = index._config
+        header: dict[str, Any] = {
+            "type": type(index).__name__,
+            **{name: getattr(index, name) for name in ("d", "nlist", "M", "nbits", "nshort")},
+            "exit_margin": _none_for_inf(index.exit_margin),
+            "metric": index.metric_type,
+            "is_trained": index.is_trained,
+            "config": config if isinstance(config, str) else config.to_dict(),
+            "ntotal": index.ntotal,
+        }
+        tensors: dict[str, np.ndarray | Stream] = {}
+        if isinstance(index, IndexIVFQINCo):
+            header["nprobe"] = index.nprobe
+            header["cp"] = {
+                name: kind(getattr(index.cp, name)) for name, kind in _CLUSTERING.items()
+            }
+            tensors["quantizer"] = faiss.serialize_index(index.quantizer)
+            header["direct_map"] = engine is not None and engine.core.has_direct_map
+        if engine is not None:
+            header["codec"], codec = engine.codec.state()
+            header["exits"] = [_exit_state(checkpoint) for checkpoint in engine.checkpoints]
+            tensors |= {f"codec.{name}": tensor for name, tensor in codec.items()}
+            tensors |= {"centroids": engine.centroids, "additive": engine.additive}
+            tensors |= {f"tail.{c.n_codes}": c.tail for c in engine.checkpoints}
+            tensors |= _entries(engine)
+        yield header, tensors
+
+
+def index_from_state(reader: Reader) -> Any:
+    """Inverse of `index_state`. To be called inside `open_tensors` and its like, which turn errors
+    into FileFormatError: raises that, and ValueError or TypeError where the parts do not fit."""
+    header = reader.header
+    kind = header.get("type")
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise FileFormatError(f"unknown index type {kind!r:.80}")
+    d, M = take_number(header, "d", int, 1, 1 << 20), take_number(header, "M", int, 1, 64)
+    nlist = take_number(header, "nlist", int, 1, 1 if kind == "IndexQINCo" else 1 << 40)
+    nbits = take_number(header, "nbits", int, 4, 8)
+    metric = take_number(header, "metric", int, 0, 1)  # FAISS's numbers
+    config = header["config"]
+    if not isinstance(config, str):
+        config = QINCoConfig.from_dict(config)
+    trained = _take(header, "is_trained", bool)
+    index: Any
+    if kind == "IndexQINCo":
+        index = IndexQINCo(d, M, nbits, metric, config)
+    else:
+        quantizer = quantizer_of(reader.take("quantizer", np.uint8, (None,)))
+        if trained and (quantizer.ntotal != nlist or not quantizer.is_trained):
+            raise FileFormatError(f"quantizer: expected {nlist} centroids, got {quantizer.ntotal}")
+        index = IndexIVFQINCo(quantizer, d, nlist, M, nbits, metric, config)
+        index.nprobe = take_number(header, "nprobe", int, 0, _SIZE)
+        cp = _take(header, "cp", dict)
+        for name in _CLUSTERING.keys() & cp.keys():
+            flag = _CLUSTERING[name] is bool
+            value = _take(cp, name, bool) if flag else take_number(cp, name, int, *_INT32)
+            setattr(index.cp, name, value)
+    if header["nshort"] is not None:
+        index.nshort = take_number(header, "nshort", int, 0, _SIZE)
+    if header["exit_margin"] is not None:
+        index.exit_margin = take_number(header, "exit_margin", float, 0, _FLOAT_MAX)
+    else:
+        index.exit_margin = math.inf
+    if trained:
+        index._engine = _engine(reader, index)
+    return index
+
+
+def _engine(reader: Reader, index: Any) -> Engine:
+    header, d, M, K = reader.header, index.d, index.M, 1 << index.nbits
+    # These first: their size in the file justifies what is allocated for nlist.
+    sizes = reader.take("sizes", np.int64, (index.nlist,))
+    centroids = finite("centroids", reader.take("centroids", np.float32, (index.nlist, d)))
+    additive = finite("additive", reader.take("additive", np.float32, (M, K, d)))
+    codec_header = header["codec"]
+    if isinstance(codec_header, dict):  # of a file from before codecs had a metric: the index's
+        codec_header = {"metric": index.metric_type, **codec_header}
+    codec = QINCoCodec.from_state(codec_header, reader.all("codec."))
+    index._check_codec(codec)
+    checkpoints = [_exit(reader, values, M, K, d) for values in _take(header, "exits", list)]
+    engine = Engine(codec, centroids, additive, checkpoints, index.metric_type)
+
+    known: dict[str, int] = {}
+    ids = reader.rows("ids", np.int64, ("n",), known)
+    codes = reader.rows("codes", np.uint8, ("n", index.code_size), known)
+    bias = reader.rows("bias", np.float32, ("n",), known)
+    ntotal = take_number(header, "ntotal", int, known["n"], (1 << 62) - 1)
+
+    def rows(first: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return codes.read(n), finite("bias", bias.read(n)), ids.read(n)
+
+    engine.core.import_(sizes, rows, known["n"], ntotal)
+    if "direct_map" in header and _take(header, "direct_map", bool):
+        engine.core.make_direct_map()
+    return engine
+
+
+def _entries(engine: Engine) -> dict[str, np.ndarray | Stream]:
+    """The tensors of what is stored, list after list."""
+    core = engine.core
+    n = core.n_stored
+
+    def stream(
+        dtype: str, row: tuple[int, ...], export: Callable[[int, int], np.ndarray]
+    ) -> Stream:
+        width = math.prod(row) * np.dtype(dtype).itemsize
+        step = max(1, CHUNK // width)
+        chunks = (export(first, min(step, n - first)) for first in range(0, n, step))
+        return Stream(np.dtype(dtype), (n, *row), chunks)
+
+    return {
+        "sizes": core.sizes(),
+        "codes": stream("u1", (core.code_size,), core.export_codes),
+        "bias": stream("f4", (), core.export_bias),
+        "ids": stream("i8", (), core.export_ids),
+    }
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _exit_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "n_codes": checkpoint.n_codes,
+        "margins": [_none_for_inf(margin) for margin in checkpoint.margins],
+        "range_margin": [_none_for_inf(margin) for margin in checkpoint.range_margin],
+    }
+
+
+def _exit(reader: Reader, values: Mapping[str, Any], M: int, K: int, d: int) -> Checkpoint:
+    n_codes = take_number(values, "n_codes", int, 0, M)
+    name, rows = f"tail.{n_codes}", M - n_codes if n_codes else 0
+    tail = finite(name, reader.take(name, np.float32, (rows, K, d)))
+    margins = [_margin(margin) for margin in _take(values, "margins", list)]
+    old = "range_margin" not in values
+    if len(margins) != (n_margins := _OLD_MARGINS if old else len(KS)):
+        raise FileFormatError(f"margins: expected {n_margins}, got {len(margins)}")
+    if old:  # they could be too small: none is better
+        return Checkpoint(n_codes, [math.inf] * len(KS), tail)
+    low, high = values["range_margin"]
+    return Checkpoint(n_codes, margins, tail, (_margin(low), _margin(high)))
+
+
+def _none_for_inf(value: float) -> float | None:
+    """JSON has no infinity."""
+    return None if math.isinf(value) else float(value)
+
+
+def _margin(value: Any) -> float:
+    if value is None:
+        return math.inf
+    return take_number({"margin": value}, "margin", float, 0, _FLOAT_MAX)
+
+
+Kind = TypeVar("Kind")
+
+
+def _take(header: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
+    """header[name], once it is known to be of this kind. Raises FileFormatError."""
+    value = header.get(name)
+    if type(value) is not kind:
+        raise FileFormatError(f"{name}: expected a {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+# -- copies ----------------------------------------------------------------------------------------
+
+
+def _reduce(index: Any) -> tuple[Any, ...]:
+    """What pickle and copy call: the tensors whole, and what files do not keep."""
+    with index_state(index) as (header, tensors):
+        arrays = in_memory("index", header, tensors).all()
+    return _copied, (header, arrays, index.training, index.rerank_device)
+
+
+def _copied(
+    header: dict[str, Any], arrays: dict[str, np.ndarray], training: TrainingConfig, device: str
+) -> Any:
+    index = index_from_state(in_memory("index", header, arrays))
+    index.training, index.rerank_device = training, device
+    return index
+
+
+_TYPES = {kind.__name__: kind for kind in (IndexIVFQINCo, IndexQINCo)}
+for _kind in _TYPES.values():
+    copyreg.pickle(_kind, _reduce)
