@@ -158,10 +158,10 @@ def random_codec(
     import torch
 
     from faiss_qinco.codec.model import QINCo
-    from faiss_qinco.codec.training import normalisation
+    from faiss_qinco.training import TrainingSet
 
     config, d, nbits = resolve_config(preset), x.shape[1], 8
-    mean, std = normalisation(x, np.arange(len(x)))
+    mean, std = TrainingSet(x, d).normalisation()
     torch.manual_seed(0)
     model = QINCo(d, M, 1 << nbits, config, None if centroids is None else len(centroids))
     with torch.no_grad():
@@ -171,6 +171,8 @@ def random_codec(
             model.base.copy_(torch.from_numpy((centroids - mean) / np.float32(std)))
         for m, step in enumerate(model.steps):
             step.set_codebook(torch.randn(step.codebook.shape) * 0.4 * 0.85**m)
+            W = step.concat.mlp.weight
+            W.normal_(std=0.05 * W.shape[1] ** -0.5)
             for matrix in [block.down.weight for block in step.blocks]:
                 matrix.normal_(std=0.1 * config.d_h**-0.5)
             if step.out_proj is not None:
@@ -198,7 +200,7 @@ def matrix_products() -> dict[str, Callable[[], Any]]:
     """torch's product of `PRODUCT` in float32 and, where the CPU has it, in bfloat16."""
     import torch
 
-    from faiss_qinco.codec.training import use_bf16
+    from faiss_qinco.codec.devices import use_bf16
 
     rows, inner, columns = PRODUCT
     calls = {}

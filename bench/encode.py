@@ -56,12 +56,12 @@ from common import (
 
 import faiss_qinco as fq
 from faiss_qinco import _core, demo
-from faiss_qinco.codec import training
 from faiss_qinco.codec.config import network_costs
 from faiss_qinco.codec.encoding import beam_encode, compile_steps
 from faiss_qinco.codec.model import QINCo
 from faiss_qinco.storage.vectors import read_vectors
 from faiss_qinco.tools.evaluate import set_threads
+from faiss_qinco.training import loop, train_codec
 
 M = 8
 BATCHES = (1, 4, 16, 64, 256)  # vectors that the paper's encoder takes at a time: the fastest
@@ -311,10 +311,10 @@ def compare_training(args: argparse.Namespace) -> dict[str, Any]:
         epochs=1_000_000, max_seconds=args.max_seconds, device="cpu", progress=False
     )
     results = {}
-    for name, encoder in ((OURS, training._Run.encoder), (COMPILED, torch_encoder)):
+    for name, encoder in ((OURS, loop.encoder), (COMPILED, torch_encoder)):
         say(f"{name}: training for {args.max_seconds:g} s")
-        with mock.patch.object(training._Run, "encoder", encoder):
-            report = fq.QINCoCodec.train(x, M, 8, args.preset, config, centroids, list_no).report
+        with mock.patch.object(loop, "encoder", encoder):
+            report = train_codec(x, M, 8, args.preset, config, centroids, list_no).report
         (begin, first, _), (end, last, _) = report.history[0], report.history[-1]
         results[name] = {
             "vectors_per_s": (last - first) / (end - begin),
@@ -341,11 +341,16 @@ def compare_training(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def torch_encoder(
-    run: Any, beam: tuple[int, int]
+    model: QINCo,
+    config: fq.QINCoConfig,
+    beam: tuple[int, int],
+    device: str,
+    dtype: torch.dtype,
+    bf16: bool | None,
 ) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
-    """In place of `_Run.encoder`: what it does on other devices than a CPU."""
-    steps = compile_steps(run.model, run.dtype)
-    return lambda x, lists: beam_encode(run.model, steps, x, lists, *beam)[0]
+    """In place of the training loop's `encoder`: what that does on other devices than a CPU."""
+    steps = compile_steps(model, dtype)
+    return lambda x, lists: beam_encode(model, steps, x, lists, *beam)[0]
 
 
 if __name__ == "__main__":

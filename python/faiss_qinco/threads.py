@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import faiss
 
+from .checks import integer
+
+MAX_THREADS = 4096
+
 _threads: int | None = None
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def set_num_threads(n: int | None) -> None:
     """Use n threads in every later call; None: as many as `faiss.omp_get_max_threads()` says when
-    the call is made (the default). Raises ValueError for n < 1."""
+    the call is made (the default). Raises TypeError unless an integer, ValueError for n < 1."""
     global _threads
-    if n is not None and n < 1:
-        raise ValueError(f"n: expected at least 1 thread, got {n!r}")
-    _threads = n
+    _threads = None if n is None else integer("n", n, 1, MAX_THREADS)
 
 
 def get_num_threads() -> int:
     """The number of threads that a call made now would use."""
-    return int(faiss.omp_get_max_threads()) if _threads is None else _threads
+    return max(1, int(faiss.omp_get_max_threads())) if _threads is None else _threads
+
+
+@contextmanager
+def library_threads(torch_too: bool = True) -> Iterator[None]:
+    """In the block, faiss, and torch if it is imported and wanted, use as many threads of their own
+    as a call of ours would.
+
+    In a process made by `fork` it is one: the threads of OpenMP that the parent had started are not
+    there, and GNU's runtime, in both libraries, would wait for them for ever.
+    """
+    n = 1 if _forked else get_num_threads()
+    libraries = [(faiss.omp_get_max_threads, faiss.omp_set_num_threads)]
+    if torch_too and (torch := sys.modules.get("torch")) is not None:
+        libraries.append((torch.get_num_threads, torch.set_num_threads))
+    changed = [(put, before) for get, put in libraries if (before := get()) != n]
+    try:
+        for put, _ in changed:
+            put(n)
+        yield
+    finally:
+        for put, before in changed:
+            put(before)

@@ -1,5 +1,5 @@
-"""The codec room: configuration, torch model, training, encoding, additive codebooks.
+"""The codec room: a codec is a value of sizes (`config`) and weights; it encodes and decodes.
 
-Importing this package does not import torch; `model`, `training` and `encoding` do, and are
-imported only when a codec is trained or vectors are encoded.
+Importing this package does not import torch; `model` and `encoding` do, and are imported only when
+torch encodes.
 """

@@ -1,29 +1,51 @@
-"""`QINCoCodec`: a trained codec. Decoding runs in the extension; training and encoding in torch."""
+"""`QINCoCodec`, a value: it encodes, decodes, is saved. The room `training` makes one."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _core
+from ..checks import complaint, usable
 from ..errors import ArgumentError
-from ..storage.container import FileFormatError, read_tensors, write_tensors
+from ..progress import progress_bar
+from ..storage.container import (
+    FileFormatError,
+    finite,
+    open_tensors,
+    take_number,
+    write_tensors,
+)
 from ..threads import get_num_threads
-from .config import QINCoConfig, TrainingConfig, resolve_config, resolve_device, student_config
+from .config import QINCoConfig
+from .devices import check_device, resolve_device, use_bf16
+from .weights import pack_weights, tensor_shapes, with_prefix
 
 if TYPE_CHECKING:
     import torch
 
     from .encoding import CompiledStep
     from .model import QINCo
-    from .training import TrainingReport
 
 ENCODE_BATCH = 1024
+FLOAT = np.finfo(np.float32)
 
-Tensor = TypeVar("Tensor")  # numpy's or torch's
+
+@dataclass
+class TrainingReport:
+    """What a training run did. Errors are mean squared L2 errors of the held-out vectors, in
+    the units of the input: mse with the beam of the config, those of the history with that of the
+    training loop."""
+
+    rq_mse: float
+    mse: float
+    history: list[tuple[float, int, float]]  # (seconds, vectors seen, validation error)
+    seconds: float
+    vectors_seen: int
 
 
 class QINCoCodec:
@@ -37,6 +59,7 @@ class QINCoCodec:
     mean, std : x is normalised as (x - mean) / std; (d,) float32 and one number.
     tensors : the weights, numpy float32, by name; `base` are the starting vectors, normalised.
     student : a smaller QINCoCodec that decodes the same codes to nearly the same vectors, or None.
+    metric : faiss's number of the metric by which `encode` chooses lists: 1 L2, 0 inner product.
     report : TrainingReport of `train`, else None.
     """
 
@@ -50,9 +73,10 @@ class QINCoCodec:
         std: float,
         tensors: dict[str, np.ndarray],
         student: QINCoCodec | None = None,
+        metric: int = 1,
     ) -> None:
         self.config, self.M, self.nbits, self.mean, self.std = config, M, nbits, mean, std
-        self.tensors, self.student = tensors, student
+        self.tensors, self.student, self.metric = tensors, student, metric
         self.nlist = len(tensors["base"]) if ivf else None
         self.d, self.K = len(mean), 1 << nbits
         self.report: TrainingReport | None = None
@@ -60,59 +84,12 @@ class QINCoCodec:
         self._models: dict[str, QINCo] = {}
         self._compiled: dict[tuple[str, torch.dtype], list[CompiledStep]] = {}
 
-    # -- training -----------------------------------------------------------------------------
-
-    @classmethod
-    def train(
-        cls,
-        x: np.ndarray,
-        M: int,
-        nbits: int = 8,
-        config: str | QINCoConfig = "S",
-        training: TrainingConfig | None = None,
-        centroids: np.ndarray | None = None,
-        list_no: np.ndarray | None = None,
-    ) -> QINCoCodec:
-        """Train on x (n, d); with an IVF, on centroids (nlist, d) and list_no (n,) int64.
-
-        Raises RuntimeError when there are too few vectors or the error diverges.
-        """
-        from .training import train_model
-
-        training = training or TrainingConfig()
-        config = resolve_config(config, training.device)
-        model, mean, std, report = train_model(
-            x, M, 1 << nbits, config, training, centroids, list_no
-        )
-        tensors = {k: v.numpy().copy() for k, v in model.state_dict().items()}
-        codec = cls(config, M, nbits, centroids is not None, mean, std, tensors)
-        codec.report = report
-        return codec
-
-    def distill(
-        self,
-        codes: np.ndarray,
-        config: QINCoConfig | None = None,
-        training: TrainingConfig | None = None,
-    ) -> QINCoCodec:
-        """This codec with a new student, trained to decode as it does.
-
-        codes (n, M), or (n, M + 1) behind an IVF: of training vectors, as `encode` gives them.
-        config: the student's sizes; default: an L 1, d_h 256 of width d, at most 128. training:
-        learning rates, seed, device, progress; it takes 20 epochs, and at most a tenth of
-        `max_seconds`. Raises ValueError as `decode`, for too few columns or none at all.
-        """
-        from .distill import train_student
-
-        if self.M == 1 and self.nlist is None:
-            raise ValueError("a codec of one code without an IVF has no networks to learn from")
-        list_no, codes = self._split(codes, self.M + (self.nlist is not None))
-        known = codes if list_no is None else np.column_stack((list_no, codes))
-        n_base = self.K if self.nlist is None else self.nlist
-        if len(known) == 0 or not 0 <= int(known[:, 0].min()) <= int(known[:, 0].max()) < n_base:
-            raise ArgumentError(f"codes: expected some, with first numbers in 0..{n_base - 1}")
-        config, training = config or student_config(self.d), training or TrainingConfig()
-        return self.with_student(train_student(self, known.astype(np.int64), config, training))
+    def __repr__(self) -> str:
+        lists = "" if self.nlist is None else f" nlist={self.nlist}"
+        c = self.config
+        sizes = f"L={c.L} d_e={c.width(self.d)} d_h={c.d_h}"
+        student = "" if self.student is None else " with a student"
+        return f"<QINCoCodec {self.M}x{self.nbits} d={self.d}{lists} {sizes}{student}>"
 
     def with_student(self, student: QINCoCodec | None) -> QINCoCodec:
         """This codec, its tensors shared, with this student or with none."""
@@ -120,7 +97,7 @@ class QINCoCodec:
             return self
         codec = QINCoCodec(
             self.config, self.M, self.nbits, self.nlist is not None, self.mean, self.std,
-            self.tensors, student,
+            self.tensors, student, self.metric,
         )  # fmt: skip
         codec.report, codec._weights = self.report, self._weights
         codec._models, codec._compiled = self._models, self._compiled
@@ -140,18 +117,15 @@ class QINCoCodec:
     ) -> np.ndarray:
         """Encode by beam search (QINCo2, section 3.2): in the extension, or in torch on a GPU.
 
-        x (n, d) finite. Behind an IVF, list_no (n,) int64 says which list each vector goes to
-        (default: the nearest centroid in L2) and the result is (n, M + 1) int32, the list first;
-        else (n, M) uint8. A, B: default the config's; A 0: all K codewords, the only choice without
-        pre-selection codebooks. device: "auto", "cpu" (the extension) or a torch device; "cpu:0" is
-        torch on CPU tensors. Raises ValueError for wrong shapes, A, B or a list that does not
-        exist, RuntimeError where torch cannot use the device.
+        x (n, d), any real dtype. Behind an IVF, list_no (n,) int64 says which list each vector goes
+        to (default: the nearest centroid by `metric`) and the result is (n, M + 1) int32, the list
+        first; else (n, M) uint8. A, B: default the config's; A 0: all K codewords, the only choice
+        without pre-selection codebooks. device: "auto", "cpu" (the extension) or a torch device;
+        "cpu:0" is torch on CPU tensors. Raises ValueError for wrong shapes, A, B, a list that does
+        not exist, and, naming the row, for a vector with NaN or inf or one too long for squared
+        distances in float32 (see `encodable`); RuntimeError where torch cannot use the device.
         """
         x = _rows("x", x, self.d)
-        if self.nlist is not None and list_no is None:
-            list_no = _core.assign(
-                self.centroids(), np.ascontiguousarray(x, np.float32), 1, 1, get_num_threads()
-            )[0][:, 0]
         if list_no is not None and (self.nlist is None or list_no.shape != (len(x),)):
             raise ArgumentError(
                 f"list_no: expected shape ({len(x)},) and a codec with an IVF, "
@@ -175,14 +149,36 @@ class QINCoCodec:
             )
         device = resolve_device(device)
         encode = self._encode if device == "cpu" else partial(self._encode_torch, device=device)
+        parts = [slice(i, min(i + ENCODE_BATCH, len(x))) for i in range(0, len(x), ENCODE_BATCH)]
+        for part in parts:  # before the work of hours
+            rows = np.ascontiguousarray(x[part], np.float32)
+            bad = np.flatnonzero(~self.encodable(rows))
+            if len(bad):
+                row = bad[0]
+                raise ArgumentError(f"x: row {part.start + row} {complaint(rows[row])}")
         codes = np.empty((len(x), self.M), np.uint8)
-        with _bar(len(x), progress) as bar:
-            for i in range(0, len(x), ENCODE_BATCH):
-                part = slice(i, i + ENCODE_BATCH)
+        lists = None if self.nlist is None else np.empty(len(x), np.int64)
+        centroids = self.centroids() if lists is not None and list_no is None else None
+        with progress_bar("encoding", len(x), "vector", progress) as bar:
+            for part in parts:
                 rows = np.ascontiguousarray(x[part], np.float32)
-                codes[part] = encode(rows, None if list_no is None else list_no[part], A, B)
-                bar.update(len(rows))
-        return codes if list_no is None else np.column_stack((list_no, codes)).astype(np.int32)
+                chosen = None if list_no is None else np.asarray(list_no[part], np.int64)
+                if centroids is not None:
+                    found = _core.assign(centroids, rows, 1, self.metric, get_num_threads())
+                    chosen = found[0][:, 0]
+                codes[part] = encode(rows, chosen, A, B)
+                if lists is not None and chosen is not None:
+                    lists[part] = chosen
+                bar.to(part.stop)
+        return codes if lists is None else np.column_stack((lists, codes)).astype(np.int32)
+
+    def encodable(self, x: np.ndarray) -> np.ndarray:
+        """Which rows of x (n, d) float32 can be encoded: (n,) bool. Not those with NaN or inf, nor
+        those so long, as they are or normalised, that squared distances overflow float32."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            normalised = (x - self.mean) / np.float32(self.std)
+        found: np.ndarray = usable(x) & usable(normalised)
+        return found
 
     def _encode(self, x: np.ndarray, list_no: np.ndarray | None, A: int, B: int) -> np.ndarray:
         return _core.encode(self.weights, x, list_no, A, B, get_num_threads())
@@ -193,7 +189,6 @@ class QINCoCodec:
         import torch
 
         from .encoding import beam_encode
-        from .training import use_bf16
 
         model = self._model(device)
         dtype = torch.bfloat16 if use_bf16(None, device) else torch.float32
@@ -208,10 +203,10 @@ class QINCoCodec:
         Fewer columns than M give the coarser reconstruction after so many steps. Raises
         ValueError for a wrong shape or a code out of range.
         """
-        list_no, codes = self._split(codes)
+        list_no, codes = self.split(codes)
         return self.decode_lists(list_no, np.ascontiguousarray(codes, np.uint8))
 
-    def _split(self, codes: np.ndarray, first: int = 1) -> tuple[np.ndarray | None, np.ndarray]:
+    def split(self, codes: np.ndarray, first: int = 1) -> tuple[np.ndarray | None, np.ndarray]:
         """The checked list numbers, if any, and codes of an array with at least `first` columns."""
         codes = np.asarray(codes)
         columns = self.M if self.nlist is None else self.M + 1
@@ -247,12 +242,14 @@ class QINCoCodec:
     def _model(self, device: str) -> QINCo:
         import torch
 
-        from .model import QINCo, check_device
+        from .model import QINCo
 
         if device not in self._models:
             check_device(device)
-            model = QINCo(self.d, self.M, self.K, self.config, self.nlist)
-            model.load_state_dict({k: torch.tensor(v) for k, v in self.tensors.items()})
+            with torch.device("meta"):  # no random start, which would move torch's generator on
+                model = QINCo(self.d, self.M, self.K, self.config, self.nlist)
+            tensors = {k: torch.tensor(v) for k, v in self.tensors.items()}
+            model.load_state_dict(tensors, assign=True)
             self._models[device] = model.to(device).eval()
         return self._models[device]
 
@@ -274,6 +271,7 @@ class QINCoCodec:
             "nbits": self.nbits,
             "nlist": self.nlist,
             "std": self.std,
+            "metric": self.metric,
         }
         tensors = {"mean": self.mean, **self.tensors}
         if self.student is not None:  # its mean and base are the codec's
@@ -284,7 +282,8 @@ class QINCoCodec:
 
     @classmethod
     def from_state(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> QINCoCodec:
-        """Inverse of `state`. Raises FileFormatError where the parts do not fit together."""
+        """Inverse of `state`. Raises FileFormatError where the parts do not fit together, or hold
+        NaN or infinity."""
         student = None
         try:
             if "student" in header:
@@ -296,18 +295,33 @@ class QINCoCodec:
                 tensors = {k: v for k, v in tensors.items() if not k.startswith("student.")}
             config = QINCoConfig.from_dict(header["config"])
             d, M, nbits, nlist = (header[k] for k in ("d", "M", "nbits", "nlist"))
-            std = float(header["std"])
-            expected = _shapes(config, d, M, nbits, nlist)
+            std = take_number(header, "std", float, float(FLOAT.tiny), float(FLOAT.max))
+            metric = header.get("metric", 1)
+            if metric not in (0, 1) or isinstance(metric, bool):
+                raise ValueError(f"metric: expected 0 or 1, got {metric!r}")
+            if config.L * (take_number(header, "M", int, 1, 1 << 10) - 1) > len(tensors):
+                raise FileFormatError("there are not so many tensors as L and M say")
+            take_number({"B": config.B}, "B", int, 1, 1 << 16)  # the others are sizes of tensors
+            expected = tensor_shapes(config, d, M, nbits, nlist)
+        except FileFormatError as error:
+            raise FileFormatError(f"codec: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"codec: bad header: {error!r}") from error
         shapes = {k: v.shape for k, v in tensors.items()}
         if shapes != expected:
             wrong = sorted(set(shapes.items()) ^ set(expected.items()))
             raise FileFormatError(f"codec: tensors do not fit the header: {wrong[:4]}")
-        if any(v.dtype != np.float32 for v in tensors.values()) or not 0 < std < np.inf:
-            raise FileFormatError("codec: expected float32 tensors and a positive std")
+        if any(v.dtype != np.float32 for v in tensors.values()):
+            raise FileFormatError("codec: expected float32 tensors")
+        width, stored = config.width(d), sum(v.size for v in tensors.values())
+        if config.low_rank and M * width * (width + d) > max(1 << 26, 64 * stored):
+            raise FileFormatError("codec: the low-rank products are out of proportion to the file")
+        for name, tensor in tensors.items():
+            finite(name, tensor)
         weights = {k: v for k, v in tensors.items() if k != "mean"}
-        return cls(config, M, nbits, nlist is not None, tensors["mean"], std, weights, student)
+        return cls(
+            config, M, nbits, nlist is not None, tensors["mean"], std, weights, student, metric
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file (safetensors with a JSON header), atomically."""
@@ -316,83 +330,11 @@ class QINCoCodec:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> QINCoCodec:
         """Read a model file. Raises RuntimeError for one missing, damaged or of another kind."""
-        return cls.from_state(*read_tensors(path, "codec"))
+        with open_tensors(path, "codec") as reader:
+            return cls.from_state(reader.header, reader.all())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return QINCoCodec.from_state, self.state()
-
-
-def pack_weights(
-    config: QINCoConfig,
-    nbits: int,
-    ivf: bool,
-    mean: np.ndarray,
-    std: float,
-    tensors: dict[str, np.ndarray],
-) -> _core.QincoWeights:
-    """The weights in `tensors`, as a codec names them, in the form that the extension takes."""
-    packed = _core.QincoWeights(nbits, ivf, not config.qinco1, mean, std, tensors["base"])
-    L, d_e, d_h = config.L, config.width(len(mean)), config.d_h
-    m = 0
-    while step := with_prefix(tensors, f"steps.{m}."):
-        m += 1
-        W = step["concat.mlp.weight"]
-        if config.low_rank:
-            # Without BLAS, whose threads would go on spinning beside those of the encoder.
-            W = np.einsum("er,rd->ed", W, step["concat.down.weight"])
-        up = [step[f"blocks.{i}.up.weight"] for i in range(L)]
-        down = [step[f"blocks.{i}.down.weight"] for i in range(L)]
-        packed.add_step(
-            step["codebook"],
-            step.get("in_proj.weight"),
-            W,
-            step.get("concat.mlp.bias"),
-            np.stack(up) if L else np.empty((0, d_h, d_e), np.float32),
-            np.stack(down) if L else np.empty((0, d_e, d_h), np.float32),
-            step.get("out_proj.weight"),
-            step.get("preselect"),
-        )
-    return packed
-
-
-def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name starts with the prefix, by the rest of the name."""
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _shapes(
-    config: QINCoConfig, d: int, M: int, nbits: int, nlist: int | None
-) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor of a codec, `mean` included."""
-    for name, value, low, high in (
-        ("d", d, 1, 1 << 20), ("M", M, 1, 1 << 10), ("nbits", nbits, 4, 8),
-        ("nlist", 1 if nlist is None else nlist, 1, 1 << 40), ("L", config.L, 0, 1 << 10),
-    ):  # fmt: skip
-        if not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name}: expected an integer in {low}..{high}, got {value!r}")
-    K, d_e, d_h = 1 << nbits, config.width(d), config.d_h
-    shapes: dict[str, tuple[int, ...]] = {
-        "mean": (d,),
-        "base": (K if nlist is None else nlist, d),
-    }
-    for m in range(M if nlist is not None else M - 1):
-        s = f"steps.{m}."
-        shapes[s + "codebook"] = (K, d)
-        if config.A > 0:
-            shapes[s + "preselect"] = (K, d)
-        if d_e != d:
-            shapes[s + "in_proj.weight"] = (d_e, d)
-            shapes[s + "out_proj.weight"] = (d, d_e)
-        if config.low_rank:
-            shapes[s + "concat.down.weight"] = (d_h, d_e + d)
-            shapes[s + "concat.mlp.weight"] = (d_e, d_h)
-        else:
-            shapes[s + "concat.mlp.weight"] = (d_e, d_e + d)
-            shapes[s + "concat.mlp.bias"] = (d_e,)
-        for i in range(config.L):
-            shapes[f"{s}blocks.{i}.up.weight"] = (d_h, d_e)
-            shapes[f"{s}blocks.{i}.down.weight"] = (d_e, d_h)
-    return shapes
 
 
 def _rows(name: str, x: np.ndarray, d: int) -> np.ndarray:
@@ -400,9 +342,3 @@ def _rows(name: str, x: np.ndarray, d: int) -> np.ndarray:
     if x.ndim != 2 or x.shape[1] != d:
         raise ArgumentError(f"{name}: expected shape (n, {d}), got {x.shape}")
     return x
-
-
-def _bar(n: int, progress: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=n, desc="encoding", unit="vector", unit_scale=True, disable=not progress)

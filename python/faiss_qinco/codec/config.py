@@ -1,17 +1,28 @@
-"""Sizes of the model and settings of its training. No torch here."""
+"""Sizes of the model. No torch here."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 
-def _check_int(name: str, value: object, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+from .devices import resolve_device
+
+
+def check_int(name: str, value: object, low: int) -> int:
+    """The value, where it is an integer (NumPy's too) of at least `low`; else ValueError."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name}: expected an integer >= {low}, got {value!r}")
+    return int(value)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """The value, where it is a bool (NumPy's too); else TypeError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {value!r}")
+    return bool(value)
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class QINCoConfig:
 
     Raises
     ------
-    ValueError : a size out of range, or `qinco1` with d_e.
+    ValueError : a size out of range, or `qinco1` with d_e. TypeError : a flag that is no bool.
     """
 
     L: int = 2
@@ -48,11 +59,21 @@ class QINCoConfig:
     low_rank: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("L", 0), ("d_h", 1), ("A", 0), ("B", 1)):
-            _check_int(name, getattr(self, name), low)
-        for name, low in (("d_e", 1), ("train_A", 0), ("train_B", 1)):
-            if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), low)
+        optional = ("d_e", "train_A", "train_B")
+        for name, low in {
+            "L": 0,
+            "d_e": 1,
+            "d_h": 1,
+            "A": 0,
+            "B": 1,
+            "train_A": 0,
+            "train_B": 1,
+        }.items():
+            value = getattr(self, name)
+            if value is not None or name not in optional:
+                object.__setattr__(self, name, check_int(name, value, low))
+        for name in ("qinco1", "low_rank"):
+            object.__setattr__(self, name, check_bool(name, getattr(self, name)))
         if self.qinco1 and self.d_e is not None:
             raise ValueError("qinco1 needs d_e=None (QINCo has no projections)")
         if self.train_A == 0 and self.A > 0:
@@ -75,13 +96,11 @@ class QINCoConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> QINCoConfig:
-        """Inverse of `to_dict`. Raises ValueError for an unknown or ill-typed entry."""
+        """Inverse of `to_dict`. Raises ValueError for an unknown entry or a size out of
+        range, TypeError for a flag that is no bool."""
         known = {f.name for f in dataclasses.fields(QINCoConfig)}
         if not isinstance(values, dict) or not set(values) <= known:
             raise ValueError(f"config: expected a dict of {sorted(known)}, got {values!r}")
-        for name in ("qinco1", "low_rank"):
-            if not isinstance(values.get(name, False), bool):
-                raise ValueError(f"config: {name} must be a bool, got {values[name]!r}")
         return QINCoConfig(**values)
 
 
@@ -116,9 +135,6 @@ def student_pays(config: QINCoConfig, d: int) -> bool:
     return sum(network_costs(config, d)) >= STUDENT_PAYS * sum(network_costs(student_config(d), d))
 
 
-GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA on Linux and in WSL, ROCm
-
-
 def resolve_config(config: str | QINCoConfig, device: str = "auto") -> QINCoConfig:
     """A preset's name, "auto" or a config -> a config.
 
@@ -135,85 +151,3 @@ def resolve_config(config: str | QINCoConfig, device: str = "auto") -> QINCoConf
     if config not in PRESETS:
         raise ValueError(f"config: expected one of {[*PRESETS, 'auto']}, got {config!r}")
     return PRESETS[config]
-
-
-def resolve_device(device: str) -> str:
-    """ "auto" -> "cuda" where torch sees a GPU, else "cpu"; other names are kept."""
-    if device != "auto":
-        return device
-    if not any(os.path.exists(node) for node in GPU_NODES):
-        return "cpu"  # known without torch, whose import takes seconds
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of one training run (defaults: QINCo2, section 4.1, except where noted).
-
-    Parameters
-    ----------
-    epochs : passes over the training vectors; the cosine schedule ends with the last one.
-    max_seconds : wall-clock budget for the whole codec training, RQ start included. When given,
-        the schedule follows the clock and `epochs` is only an upper bound.
-    batch_size : vectors per step.
-    lr, weight_decay : AdamW's, for codebooks and biases.
-    muon_lr : Muon's, for the networks' matrices (see `codec/muon.py`). In a short training it takes
-        less than half the vectors that AdamW needs for all.
-    clip_value : bound on each gradient entry.
-    noise : standard deviation of Gaussian noise added to the vectors of each batch, as a fraction
-        of theirs. Some (0.25) keeps a codec trained on ten thousand vectors from over-fitting.
-    warmup : fraction of the schedule in which the learning rate rises linearly.
-    patience : stop after so many validations without a new best error; None: never.
-    n_validation : training vectors held out to measure the error.
-    max_points : training vectors used at most (sampled); None: all.
-    device : "auto", "cpu", "cuda" or any torch device. On "cpu" the extension encodes; "cpu:0" is
-        torch on CPU tensors, as on a GPU.
-    bf16 : matrix products in bfloat16 (on "cpu": in Muon alone); None: where the device has them.
-    seed : the one seed of everything random.
-    checkpoint : path of a checkpoint, written at each validation (every 50 to 200 batches). A
-        later training with the same data and settings goes on from it exactly, whatever ended
-        the first; it is removed on success.
-    progress : show a progress bar with the validation error beside that of the RQ start.
-    student : whether an index also trains a student of its codec, a small model of the same codes
-        from which early exit of re-ranking tells what is out of reach. It takes up to a tenth of
-        `max_seconds` in addition. None: where the codec's networks cost at least four times as
-        much, as those of M and L do.
-
-    Raises
-    ------
-    ValueError : a value out of range.
-    """
-
-    epochs: int = 60
-    max_seconds: float | None = None
-    batch_size: int = 256
-    lr: float = 3e-3
-    muon_lr: float = 0.015
-    weight_decay: float = 0.1
-    clip_value: float = 0.1
-    noise: float = 0.0
-    warmup: float = 0.05
-    patience: int | None = None
-    n_validation: int = 2048
-    max_points: int | None = None
-    device: str = "auto"
-    bf16: bool | None = None
-    seed: int = 0
-    checkpoint: str | os.PathLike[str] | None = None
-    progress: bool = True
-    student: bool | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "n_validation"):
-            _check_int(name, getattr(self, name), 1)
-        for name in ("patience", "max_points"):
-            if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), 1)
-        if not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise: expected a number >= 0, got {self.noise!r}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup: expected a fraction in [0, 1), got {self.warmup!r}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"max_seconds: expected a positive time, got {self.max_seconds!r}")

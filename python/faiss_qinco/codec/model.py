@@ -15,15 +15,6 @@ from torch.nn.functional import embedding
 from .config import QINCoConfig
 
 
-def check_device(device: str) -> None:
-    """Raises RuntimeError unless torch can use the device: an unknown name, a GPU that is not
-    there, or a torch built without what it needs (which torch calls an AssertionError)."""
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        raise RuntimeError(f"device: torch cannot use {device!r} here: {error}") from error
-
-
 class Block(nn.Module):
     """z + Down·relu(Up·z), without bias."""
 
@@ -58,7 +49,8 @@ class Concat(nn.Module):
 class Step(nn.Module):
     """One codebook and the network f_m that adapts it to x̂_{m-1}.
 
-    Initialised so that f_m(c, x̂) starts close to the codewords it is given: see `set_codebook`.
+    Initialised so that f_m(c, x̂) starts as the codewords it is given: see `set_codebook`. What is
+    trained so starts as the residual quantizer that the codewords are from.
     """
 
     def __init__(self, d: int, K: int, config: QINCoConfig) -> None:
@@ -73,14 +65,16 @@ class Step(nn.Module):
         blocks = nn.ModuleList(Block(d_e, config.d_h) for _ in range(config.L))
         self.blocks = cast("list[Block]", blocks)
         with torch.no_grad():
-            self.concat.mlp.weight.mul_(0.1)
+            self.concat.mlp.weight.zero_()
+            if self.concat.mlp.bias is not None:
+                self.concat.mlp.bias.zero_()
             if self.out_proj is not None:
                 self.out_proj.weight.zero_()
 
     @torch.no_grad()
     def set_codebook(self, codewords: Tensor) -> None:
-        """Start from (K, d) codewords. Without projections QINCo2's f is c + z with z ≈ c, so c
-        is half a codeword; else f ≈ c."""
+        """Start from (K, d) codewords. Without projections QINCo2's f is c + z with z = c, so c
+        is half a codeword; else f = c."""
         half = not self.qinco1 and self.out_proj is None
         self.codebook.copy_(codewords * 0.5 if half else codewords)
         if self.preselect is not None:

@@ -1,19 +1,32 @@
 from __future__ import annotations
 
+import pickle
+import threading
+
 import numpy as np
 import pytest
 
 import faiss_qinco as fq
-from faiss_qinco.codec import training
+from faiss_qinco.codec import codec as codec_module
+from faiss_qinco.codec.weights import pack_weights
 
 from . import reference
 from .test_model import CONFIGS, random_codec
 
 
+def in_float32(codec: fq.QINCoCodec) -> fq.QINCoCodec:
+    """The codec, whose products in the extension are float32's on CPUs with bfloat16 too."""
+    codec._weights = pack_weights(
+        codec.config, codec.nbits, codec.nlist is not None, codec.mean, codec.std, codec.tensors,
+        in_bf16=False,
+    )  # fmt: skip
+    return codec
+
+
 @pytest.mark.parametrize("nlist", [7, None], ids=["ivf", "flat"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_one_hypothesis_over_all_codewords_is_greedy(name, nlist):
-    codec = random_codec(CONFIGS[name], nlist=nlist)
+    codec = in_float32(random_codec(CONFIGS[name], nlist=nlist))
     x = np.random.default_rng(5).standard_normal((6, codec.d)).astype(np.float32)
     list_no = None if nlist is None else np.arange(6, dtype=np.int64)
     codes = codec.encode(x, list_no, A=0, B=1)
@@ -37,9 +50,10 @@ def test_more_search_gives_less_error(trained, base):
 
 @pytest.mark.parametrize("nlist", [7, None], ids=["ivf", "flat"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_torch_finds_the_same_codes(name, nlist):
-    """What a GPU runs, here on CPU tensors."""
-    codec = random_codec(CONFIGS[name], nlist=nlist)
+def test_torch_finds_the_same_codes(name, nlist, monkeypatch):
+    """What a GPU runs, here on CPU tensors; float32 in both."""
+    codec = in_float32(random_codec(CONFIGS[name], nlist=nlist))
+    monkeypatch.setattr(codec_module, "use_bf16", lambda *_: False)
     rng = np.random.default_rng(5)
     x = 3 * rng.standard_normal((150, codec.d), dtype=np.float32)
     list_no = None if nlist is None else rng.integers(0, nlist, 150)
@@ -48,15 +62,16 @@ def test_torch_finds_the_same_codes(name, nlist):
             continue
         codes = codec.encode(x, list_no, A=A, B=B)[:, -codec.M :]
         found = codec._encode_torch(x, list_no, A, B, "cpu")
-        assert (codes == found).all(axis=1).mean() > 0.97  # bfloat16 and near-ties may swap
+        assert (codes == found).all(axis=1).mean() > 0.97  # near-ties may swap
 
 
 def test_encoding_in_bf16(trained, base, monkeypatch):
     """What a GPU runs, here on CPU tensors: other codes where it is close, as good ones."""
     codec = fq.deserialize_index(trained[1]).codec
     x = base[:500]
+    monkeypatch.setattr(codec_module, "use_bf16", lambda *_: False)
     codes = codec.encode(x, device="cpu:0")
-    monkeypatch.setattr(training, "use_bf16", lambda *_: True)
+    monkeypatch.setattr(codec_module, "use_bf16", lambda *_: True)
     rounded = codec.encode(x, device="cpu:0")
     assert 0.6 < (codes == rounded).all(axis=1).mean() < 1
     error, rounded_error = (np.square(codec.decode(c) - x).sum(1).mean() for c in (codes, rounded))
@@ -92,6 +107,47 @@ def test_encode_refuses_wrong_shapes(trained, base):
     for wrong in (16, -1):
         with pytest.raises(ValueError, match="list_no"):
             codec.encode(base[:3], np.full(3, wrong), device="cpu:0")
+
+
+def test_default_list_by_inner_product(trained, base, tmp_path):
+    index = fq.deserialize_index(trained[1])  # whose centroids are of several lengths
+    codec = fq.QINCoCodec(
+        index.codec.config, 4, 8, True, index.codec.mean, index.codec.std, index.codec.tensors,
+        metric=0,
+    )  # fmt: skip
+    x = base[:200]
+    best = (x @ codec.centroids().T).argmax(1)
+    np.testing.assert_array_equal(codec.encode(x)[:, 0], best)
+    assert (best != np.square(x[:, None] - codec.centroids()).sum(2).argmin(1)).any()
+    codec.save(tmp_path / "codec")
+    assert fq.QINCoCodec.load(tmp_path / "codec").metric == 0
+    assert codec.with_student(codec).metric == pickle.loads(pickle.dumps(codec)).metric == 0
+    header, tensors = codec.state()
+    del header["metric"]  # of older files
+    assert fq.QINCoCodec.from_state(header, tensors).metric == 1
+
+
+def test_encode_refuses_what_it_cannot_encode(trained, base):
+    codec = fq.deserialize_index(trained[1]).codec
+    for value, message in ((np.nan, "NaN"), (np.inf, "inf"), (-1e19, "overflows"), (1e30, "over")):
+        x = base[:1500].copy()
+        x[1200, 5] = value
+        for device in ("cpu", "cpu:0"):
+            with pytest.raises(ValueError, match=rf"^x: row 1200 .*{message}"):
+                codec.encode(x, device=device)
+        assert codec.encodable(x).sum() == 1499 and not codec.encodable(x)[1200]
+    small = fq.QINCoCodec(codec.config, 4, 8, True, codec.mean, 1e-12, codec.tensors)
+    with pytest.raises(ValueError, match=r"row 0 .*overflows"):
+        small.encode(base[:3] + 1e9)
+
+
+def test_encoding_starts_no_thread(trained, base):
+    codec = fq.deserialize_index(trained[1]).codec
+    codec.encode(base[:50])
+    before = set(threading.enumerate())
+    for progress in (False, True):
+        codec.encode(base[:50], progress=progress)
+        assert set(threading.enumerate()) == before
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"], ids=["extension", "torch"])

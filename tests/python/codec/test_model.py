@@ -99,6 +99,7 @@ def test_model_file_round_trip(name, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [{"d": 21}, {"M": 5}, {"nbits": 4}, {"M": -1}, {"d": 10**30}, {"nlist": None}, {"std": 0.0},
+     {"metric": 2}, {"metric": "L2"}, {"metric": True},
      {"config": {"L": 10**12}}, {"config": {"L": True}}, {"config": 3}],
     ids=str,
 )  # fmt: skip

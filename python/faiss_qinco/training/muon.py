@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
     lr is what a square matrix moves by, in spectral norm; dtype: of the iterations.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, dtype: torch.dtype) -> None:
+    def __init__(self, params: Iterable[dict[str, Any]], lr: float, dtype: torch.dtype) -> None:
         super().__init__(params, {"lr": lr, "momentum": 0.95})
         self.dtype = dtype
 

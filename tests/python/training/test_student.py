@@ -8,6 +8,7 @@ import pytest
 
 import faiss_qinco as fq
 from faiss_qinco.codec.config import PRESETS, student_pays
+from faiss_qinco.training import Budget, distill, train_codec
 
 from ..conftest import TINY, training
 
@@ -16,7 +17,7 @@ SMALL = fq.QINCoConfig(L=1, d_e=16, d_h=16, A=0, B=1)
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr("faiss_qinco.codec.distill.EPOCHS", 5)
+    monkeypatch.setattr("faiss_qinco.training.student.EPOCHS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def error(student, codec, codes, n_steps):
 
 
 def test_a_student_learns_every_step_from_the_teacher(empty, codes):
-    codec = empty.codec.distill(codes[:8000], SMALL, training())
-    twin = empty.codec.distill(codes[:8000], SMALL, training())
-    slow = empty.codec.distill(codes[:8000], SMALL, training(lr=1e-9, muon_lr=1e-9))
+    codec = distill(empty.codec, codes[:8000], SMALL, training())
+    twin = distill(empty.codec, codes[:8000], SMALL, training())
+    slow = distill(empty.codec, codes[:8000], SMALL, training(lr=1e-9, muon_lr=1e-9))
     assert codec.student.config == SMALL
     for name, tensor in codec.student.tensors.items():
         np.testing.assert_array_equal(tensor, twin.student.tensors[name])
@@ -50,9 +51,9 @@ def test_a_student_learns_every_step_from_the_teacher(empty, codes):
     ids=["QINCo1", "projections"],
 )
 def test_teachers_of_other_kinds_and_without_an_ivf(learn, config):
-    codec = fq.QINCoCodec.train(learn[:3000], 3, 5, config, training(epochs=1))
+    codec = train_codec(learn[:3000], 3, 5, config, training(epochs=1))
     codes = codec.encode(learn[:3000])
-    codec = codec.distill(codes, training=training())
+    codec = distill(codec, codes, training=training())
     x_hat = codec.decode(codes)
     error = np.square(codec.student.decode(codes) - x_hat).mean()
     assert error < 0.1 * np.square(x_hat - x_hat.mean(0)).mean()
@@ -61,10 +62,21 @@ def test_teachers_of_other_kinds_and_without_an_ivf(learn, config):
     )
 
 
+def test_no_student_where_there_is_no_time(empty, codes):
+    with pytest.warns(RuntimeWarning, match="no student"):
+        codec = distill(empty.codec, codes, SMALL, training(), budget=Budget(1e-3))
+    assert codec is empty.codec
+
+
+def test_a_student_within_a_budget(empty, codes):
+    codec = distill(empty.codec, codes, SMALL, training(), budget=Budget(60))
+    assert error(codec.student, codec, codes, 4) < 0.5 * np.square(codec.decode(codes)).mean()
+
+
 def test_codes_that_do_not_fit_are_refused(empty, codes):
     for wrong in (codes[:, :-1], codes + 256, np.where([True] + 4 * [False], 16, codes)):
         with pytest.raises(ValueError, match="codes"):
-            empty.codec.distill(wrong)
+            distill(empty.codec, wrong)
 
 
 def test_by_default_where_it_pays(learn):
@@ -126,7 +138,7 @@ def test_index_with_a_student(trained, learn, base, queries, tmp_path, ivf, metr
 
 
 def test_train_from_a_codec_with_a_student(empty, learn, codes):
-    codec = empty.codec.distill(codes, SMALL, training())
+    codec = distill(empty.codec, codes, SMALL, training())
     for setting, student in ((None, codec.student), (True, codec.student), (False, None)):
         index = fq.IndexIVFQINCo(
             faiss.IndexFlatL2(128), 128, 16, 4, config=TINY, training=training(student=setting)
@@ -136,7 +148,7 @@ def test_train_from_a_codec_with_a_student(empty, learn, codes):
 
 
 def test_model_file(empty, codes, tmp_path):
-    codec = empty.codec.distill(codes, SMALL, training())
+    codec = distill(empty.codec, codes, SMALL, training())
     codec.save(tmp_path / "model")
     loaded = fq.QINCoCodec.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.student.decode(codes), codec.student.decode(codes))

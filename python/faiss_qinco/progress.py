@@ -1,0 +1,49 @@
+"""The progress bar of everything that takes long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Bar:
+    """A bar that shows nothing: without tqdm, whose first bar starts a thread."""
+
+    def to(self, done: float) -> None:
+        """So much of the total is done."""
+
+    def say(self, **values: str) -> None:
+        """Values to show beside the bar."""
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Shown(Bar):
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        from tqdm import tqdm
+
+        class Quiet(tqdm):  # type: ignore[misc]  # no types
+            monitor_interval = 0  # no thread that watches over bars
+
+        self.bar: Any = Quiet(total=total, desc=what, unit=unit, unit_scale=total > 10**5)
+
+    def to(self, done: float) -> None:
+        self.bar.update(int(done) - self.bar.n)
+
+    def say(self, **values: str) -> None:
+        self.bar.set_postfix(values)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def progress_bar(what: str, total: int, unit: str, show: bool) -> Bar:
+    """A bar on stderr from 0 to `total`, to be used in `with`; one that shows nothing unless
+    `show`."""
+    return _Shown(what, total, unit) if show else Bar()

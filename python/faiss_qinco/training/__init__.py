@@ -1,0 +1,120 @@
+"""The training room: makes a codec of vectors, a student of a codec.
+
+In the order of a training: `config` (settings), `budget` (time), `plan` (what it will take), `data`
+(the vectors), `loop` (the walk: `start` from residual quantization, then `descent` batch after
+batch, saved by `checkpoint`), `student`.
+
+Importing this package does not import torch; `train_codec` and `distill` do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..codec.codec import QINCoCodec
+from ..codec.config import QINCoConfig, resolve_config, student_config
+from ..errors import ArgumentError
+from .budget import CODEC_SHARE, STUDENT_SHARE, Budget
+from .checkpoint import check_checkpoint, remove_checkpoint
+from .config import TrainingConfig
+from .data import TrainingSet
+from .plan import Plan, plan
+
+__all__ = [
+    "Budget", "Plan", "TrainingConfig", "TrainingSet", "check_checkpoint", "distill", "plan",
+    "remove_checkpoint", "train_codec",
+]  # fmt: skip
+
+
+def train_codec(
+    x: Any,
+    M: int,
+    nbits: int = 8,
+    config: str | QINCoConfig = "auto",
+    training: TrainingConfig | None = None,
+    centroids: np.ndarray | None = None,
+    list_no: np.ndarray | None = None,
+    *,
+    metric: int = 1,
+    budget: Budget | None = None,
+) -> QINCoCodec:
+    """Train a codec.
+
+    Parameters
+    ----------
+    x : (n, d) of any real dtype, or a `TrainingSet`.
+    M, nbits, config : codes of a vector, bits of a code, sizes of the networks.
+    centroids, list_no : with an IVF, (nlist, d) float32 and (n,) int64, the list of each vector;
+        of a `TrainingSet`, its own list_no by default.
+    metric : faiss's number of the metric, by which the codec's `encode` chooses lists.
+    budget : what is left of the time of a whole training, of which the codec takes its share;
+        None: `training.max_seconds`, all of it for the codec.
+
+    Warns (RuntimeWarning) where the codec's error on held-out vectors is not below that of residual
+    quantization. Raises RuntimeError when there are fewer vectors than codewords, when the error
+    diverges, for a device that torch cannot use and a checkpoint that is damaged or of another
+    training; as `TrainingSet` for x; ValueError for a list_no that does not fit; OSError where the
+    checkpoint cannot be written.
+    """
+    training, started = training or TrainingConfig(), Budget()
+    if isinstance(x, TrainingSet):
+        data = x
+    else:
+        d = x.shape[-1] if getattr(x, "shape", ()) else 0
+        data = TrainingSet(x, d, max_points=training.max_points, seed=training.seed)
+        list_no = None if list_no is None else np.asarray(list_no)[data.rows]
+    if list_no is not None:
+        data.list_no = np.ascontiguousarray(list_no, np.int64)
+    if (data.list_no is None) != (centroids is None):
+        raise ArgumentError("list_no: expected with centroids, and not without")
+    if data.list_no is not None and data.list_no.shape != (len(data),):
+        raise ArgumentError(f"list_no: expected shape ({len(data)},), got {data.list_no.shape}")
+    if budget is None:
+        own = Budget(training.seconds(len(data)))
+        own.charge(started.spent)
+    else:
+        own = budget.share(CODEC_SHARE)
+    from .loop import train_model  # seconds of the budget: it imports torch
+
+    config = resolve_config(config, training.device)
+    return train_model(data, M, nbits, config, training, centroids, metric, own)
+
+
+def distill(
+    codec: QINCoCodec,
+    codes: np.ndarray,
+    config: QINCoConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
+    budget: Budget | None = None,
+) -> QINCoCodec:
+    """The codec with a new student, trained to decode as it does.
+
+    codes (n, M), or (n, M + 1) behind an IVF: of training vectors, as `encode` gives them.
+    config: the student's sizes; default: an L 1, d_h 256 of width d, at most 128. training:
+    learning rates, seed, device, progress; it takes 20 epochs at most. budget: what is left of the
+    time of a whole training, of which the student takes its share; None: a tenth of
+    `training.max_seconds`.
+
+    Warns (RuntimeWarning) and returns the codec as it is where the time is too short for a student.
+    Raises ValueError as `decode`, for too few columns or none at all.
+    """
+    if codec.M == 1 and codec.nlist is None:
+        raise ValueError("a codec of one code without an IVF has no networks to learn from")
+    list_no, codes = codec.split(codes, codec.M + (codec.nlist is not None))
+    known = codes if list_no is None else np.column_stack((list_no, codes))
+    n_base = codec.K if codec.nlist is None else codec.nlist
+    if len(known) == 0 or not 0 <= int(known[:, 0].min()) <= int(known[:, 0].max()) < n_base:
+        raise ArgumentError(f"codes: expected some, with first numbers in 0..{n_base - 1}")
+    config, training = config or student_config(codec.d), training or TrainingConfig()
+    own = (
+        Budget(training.seconds(len(known))).share(0.1)
+        if budget is None
+        else budget.share(STUDENT_SHARE)
+    )
+    from .student import train_student
+
+    student = train_student(codec, known.astype(np.int64), config, training, own)
+    return codec if student is None else codec.with_student(student)

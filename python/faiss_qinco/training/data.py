@@ -1,0 +1,124 @@
+"""The vectors that a training uses. No torch here."""
+
+from __future__ import annotations
+
+import copy
+import math
+import zlib
+from typing import Any
+
+import numpy as np
+
+from ..checks import check_matrix, complaint, usable
+
+BLOCK = 1 << 22  # entries converted at a time
+CENTER_ROWS = 4096  # of which the median is the centre
+FAR, QUANTILE = 16.0, 0.99  # far: times the quantile of squared distances to the centre
+SPREAD = 1024  # rows of a fingerprint
+
+
+class TrainingSet:
+    """The vectors that one training uses: a sample of x, converted where it is read.
+
+    x : (n, d), of any real dtype, a memory map too; kept, not copied.
+    d : dimension.
+    max_points : rows used at most, drawn by `seed`; None: all.
+
+    Rows far from all others (a unit mix-up, a sentinel) are left out: those whose squared distance
+    to the median is more than 16 times the 99 % quantile of it, so at most one in a hundred.
+    One such row would spoil the normalisation, the codebooks and every mean.
+
+    Attributes
+    ----------
+    d : dimension. rows : (len,) int64, ascending: the rows of x that are used.
+    left_out : (m,) int64, the sampled rows that are far from all others.
+    list_no : (len,) int64 inverted lists, None (default) until the caller has set it.
+
+    Raises AttributeError (also a TypeError) without a shape, ValueError unless two-dimensional,
+    AssertionError (also a ValueError) for another d; TypeError for a dtype that is not real;
+    RuntimeError, naming the row, for one that is used and has NaN, inf or a squared norm beyond
+    float32.
+    """
+
+    def __init__(self, x: Any, d: int, *, max_points: int | None = None, seed: int = 0) -> None:
+        check_matrix(x, d)
+        self._x, self.d = np.asarray(x), int(d)
+        if self._x.dtype.kind not in "biuf":
+            raise TypeError(f"x: expected real numbers, got {self._x.dtype}")
+        n = len(self._x)
+        self.rows = np.arange(n)
+        if max_points is not None and max_points < n:
+            chosen = np.random.default_rng(seed).permutation(n)[:max_points]
+            self.rows = np.sort(chosen)
+        self.list_no: np.ndarray | None = None
+        far = self._far()
+        self.left_out, self.rows = self.rows[far], self.rows[~far]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        """(m, d) float32, C-contiguous, of a slice of 0..len-1 or int64 numbers."""
+        if isinstance(key, slice) and len(self.rows) == len(self._x):
+            return np.ascontiguousarray(self._x[key], np.float32)
+        return np.ascontiguousarray(self._x[self.rows[key]], np.float32)
+
+    def subset(self, chosen: np.ndarray) -> TrainingSet:
+        """Those of the vectors, ascending int64 numbers in 0..len-1."""
+        part = copy.copy(self)
+        part.rows = self.rows[chosen]
+        part.list_no = None if self.list_no is None else self.list_no[chosen]
+        return part
+
+    def blocks(self) -> list[slice]:
+        """0..len-1 in slices, each converted within bounded memory."""
+        size = max(1, BLOCK // self.d)
+        return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
+
+    def sample(self, n: int, seed: int) -> np.ndarray:
+        """At most n of the vectors, drawn by the seed, in ascending order: float32."""
+        if n >= len(self):
+            return self[:]
+        chosen = np.random.default_rng(seed).permutation(len(self))[:n]
+        return self[np.sort(chosen)]
+
+    def fingerprint(self) -> list[int]:
+        """What tells these vectors from others, or from the same in another order."""
+        spread = np.unique(np.linspace(0, len(self) - 1, SPREAD).astype(np.int64))
+        content = zlib.crc32(self.rows.tobytes(), zlib.crc32(self[spread].tobytes()))
+        return [len(self), self.d, content]
+
+    def normalisation(self) -> tuple[np.ndarray, float]:
+        """Mean (d,) float32 and ONE standard deviation over all entries; 1.0 for equal vectors."""
+        center = self._center.astype(np.float64)
+        total, square = np.zeros(self.d), 0.0
+        for part in self.blocks():
+            values = self[part] - center
+            total += values.sum(0)
+            square += float(np.einsum("ij,ij->", values, values))
+        mean = total / max(1, len(self))
+        variance = square / max(1, len(self)) - float(np.square(mean).sum())
+        std = math.sqrt(variance / self.d) if variance > 0 else 1.0
+        return (center + mean).astype(np.float32), std
+
+    def _far(self) -> np.ndarray:
+        """Which rows are far from all others, once all are known to be usable: (len,) bool."""
+        distance = np.empty(len(self))
+        for part in self.blocks():
+            x = self[part]
+            bad = np.flatnonzero(~usable(x))
+            if len(bad):
+                row = self.rows[part][bad[0]]
+                raise RuntimeError(f"x: training vector {row} {complaint(x[bad[0]])}")
+            if part.start == 0:
+                some = np.unique(np.linspace(0, len(self) - 1, CENTER_ROWS).astype(np.int64))
+                with np.errstate(over="ignore", invalid="ignore"):  # checked in their blocks
+                    self._center = np.median(self[some], axis=0)
+            values = x.astype(np.float64) - self._center
+            distance[part] = np.einsum("ij,ij->i", values, values)
+        if len(self) == 0:
+            self._center = np.zeros(self.d)
+            return np.zeros(0, bool)
+        at = int(QUANTILE * (len(self) - 1))
+        limit = FAR * np.partition(distance, at)[at]
+        return distance > limit if limit > 0 else np.zeros(len(self), bool)

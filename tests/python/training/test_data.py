@@ -1,0 +1,158 @@
+"""The vectors and the time of a training."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+
+import numpy as np
+import pytest
+
+from faiss_qinco.training import Budget, TrainingConfig, TrainingSet, plan
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).integers(0, 200, (3000, 8)).astype(np.uint8)
+
+
+def test_a_sample_is_converted_where_it_is_read(x, tmp_path):
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for given in (x, mapped, np.asfortranarray(x), x.astype(np.float16)):
+        data = TrainingSet(given, 8, max_points=1000, seed=3)
+        assert (len(data), data.d, data.rows.dtype, data.list_no) == (1000, 8, np.int64, None)
+        assert (np.diff(data.rows) > 0).all()
+        for key in (slice(10, 20), np.array([5, 3, 999]), slice(None)):
+            part = data[key]
+            assert part.dtype == np.float32 and part.flags.c_contiguous
+            np.testing.assert_array_equal(part, x[data.rows[key]])
+        assert data.sample(7, 0).shape == (7, 8)
+        np.testing.assert_array_equal(data.sample(10**6, 0), data[:])
+    assert np.shares_memory(TrainingSet(x, 8)._x, x)
+    assert (TrainingSet(x, 8, max_points=1000, seed=4).rows != data.rows).any()
+
+
+def test_what_is_not_used_is_not_looked_at(x):
+    x = x.astype(np.float32)
+    rows = TrainingSet(x, 8, max_points=1000).rows
+    unused = np.setdiff1d(np.arange(3000), rows)
+    x[unused] = np.nan
+    assert len(TrainingSet(x, 8, max_points=1000)) == 1000
+    for value, message in ((np.nan, "NaN"), (-np.inf, "inf"), (1e19, "overflows")):
+        x[rows[700]] = value
+        with pytest.raises(RuntimeError, match=f"training vector {rows[700]} .*{message}"):
+            TrainingSet(x, 8, max_points=1000)
+
+
+def test_shapes_and_dtypes_that_do_not_fit(x):
+    for wrong, error in (
+        (x.tolist(), AttributeError), (x[0], ValueError), (x[:, :7], AssertionError),
+        (x.astype(complex), TypeError), (x.astype(object), TypeError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            TrainingSet(wrong, 8)
+
+
+def test_fingerprints(x):
+    known = TrainingSet(x, 8).fingerprint()
+    assert TrainingSet(x.copy(), 8).fingerprint() == known
+    other = x.copy()
+    other[[0, 2999]] = other[[2999, 0]]
+    for changed in (other, x[::-1], x[:-1], x + 1, np.roll(x, 1, axis=1)):
+        assert TrainingSet(changed, 8).fingerprint() != known
+
+
+def test_rows_far_from_all_others_are_left_out(x):
+    rng = np.random.default_rng(1)
+    for value in (1e5, 1e6, -1e15, 1e18):
+        spoilt = x.astype(np.float32)
+        spoilt[[7, 2000]] = value
+        data = TrainingSet(spoilt, 8)
+        assert data.left_out.tolist() == [7, 2000]
+        assert len(data) == 2998 and not np.isin([7, 2000], data.rows).any()
+        np.testing.assert_allclose(data.normalisation()[1], TrainingSet(x, 8).normalisation()[1],
+                                   rtol=0.01)  # fmt: skip
+    heavy_tailed = rng.normal(size=(20_000, 8)) * np.exp(rng.normal(size=(20_000, 1)))
+    assert len(TrainingSet(heavy_tailed, 8).left_out) < 10
+    few = np.zeros((1000, 8))
+    few[::50] = 1  # rare, but not far
+    for ordinary in (few, np.zeros((3, 8)), np.eye(8), np.empty((0, 8))):
+        assert len(TrainingSet(ordinary, 8).left_out) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-12, 1.0, 1e12, 1e15])
+def test_normalisation_at_any_scale(scale):
+    x = (np.random.default_rng(0).normal(3, 2, (5000, 8)) * scale).astype(np.float32)
+    mean, std = TrainingSet(x, 8).normalisation()
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(std, np.sqrt(exact.var(0).mean()), rtol=1e-5)
+    mean, std = TrainingSet(np.full((9, 8), 0.1 * scale, np.float32), 8).normalisation()
+    assert (mean == np.float32(0.1 * scale)).all() and std == 1.0
+
+
+def test_a_budget(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    budget, free = Budget(10), Budget(None)
+    now[0] += 4
+    assert (budget.spent, budget.left(), free.left()) == (4, 6, math.inf)
+    assert free.share(0.1).left() == math.inf
+    part = budget.share(0.5)
+    assert part.left() == 3
+    assert part.position(0.7) == 0.7  # as far as what is done, with time enough
+    now[0] += 2
+    assert 0.6 < part.position(0.1) < 2 / 3  # else by the clock
+    now[0] += 2
+    assert (part.left(), part.position(0.1), budget.left()) == (0, 1, 2)
+    assert part.share(0.5).position(0.0) == 1
+    budget.charge(1)
+    assert (budget.spent, budget.left()) == (9, 1)
+
+
+def test_seconds_by_the_number_of_vectors():
+    auto = TrainingConfig()
+    assert [auto.seconds(n) for n in (0, 10_000, 100_000, 10**9)] == [10, 60, 600, 600]
+    assert TrainingConfig(max_seconds=7).seconds(10**9) == 7
+    assert TrainingConfig(max_seconds=None).seconds(10) is None
+
+
+def test_a_plan_says_what_is_asked_for():
+    short = plan(128, 100_000, 8, 8, 1024, "S", TrainingConfig(max_points=50_000))
+    text = str(short)
+    for part in ("size S", "50,000 vectors of 100,000", "at most 5 minutes", "MB", "of 60 epochs",
+                 "More time"):  # fmt: skip
+        assert part in text
+    assert 0 < short.affordable_epochs < 60
+    assert "all 2 epochs" in str(plan(16, 2000, 4, 8, None, "XS", TrainingConfig(epochs=2)))
+    larger = plan(128, 100_000, 16, 8, 1024, "S", TrainingConfig())
+    assert larger.memory > short.memory and larger.epoch_seconds > short.epoch_seconds
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [({"epochs": 0}, ValueError), ({"epochs": 2.0}, ValueError), ({"seed": -1}, ValueError),
+     ({"max_seconds": -1}, ValueError), ({"max_seconds": 0}, ValueError),
+     ({"max_seconds": math.nan}, ValueError), ({"max_seconds": "5"}, TypeError),
+     ({"warmup": 1.0}, ValueError), ({"noise": -1}, ValueError), ({"lr": -1.0}, ValueError),
+     ({"lr": math.nan}, ValueError), ({"muon_lr": math.inf}, ValueError),
+     ({"lr": True}, TypeError), ({"weight_decay": -0.1}, ValueError),
+     ({"clip_value": -1}, ValueError), ({"clip_value": 0}, ValueError),
+     ({"device": 0}, TypeError), ({"checkpoint": 3}, TypeError), ({"progress": "no"}, TypeError),
+     ({"student": 1}, TypeError), ({"bf16": "yes"}, TypeError), ({"patience": 0}, ValueError)],
+    ids=str,
+)  # fmt: skip
+def test_training_config_refuses(wrong, error):
+    with pytest.raises(error, match=next(iter(wrong))):
+        TrainingConfig(**wrong)
+
+
+def test_numpy_numbers_are_numbers():
+    config = TrainingConfig(
+        epochs=np.int64(3), seed=np.uint8(1), lr=np.float32(0.5), max_seconds=np.int32(4),
+        progress=np.bool_(False),
+    )  # fmt: skip
+    assert config == TrainingConfig(epochs=3, seed=1, lr=0.5, max_seconds=4, progress=False)
+    assert pickle.loads(pickle.dumps(config)) == config
