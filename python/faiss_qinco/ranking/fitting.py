@@ -1,0 +1,174 @@
+"""What a search needs beside the codec, fitted to training vectors: the additive codebooks of the
+tables, the checkpoints of early exit, and the student that these may want."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..codec.codec import QINCoCodec
+from ..codec.config import student_pays
+from ..progress import progress_bar
+from ..training import TrainingConfig, TrainingSet, distill
+from ..training.budget import Budget
+from .additive import AdditiveFit
+from .early_exit import (
+    KS,
+    Checkpoint,
+    add_tail,
+    checkpoint_codes,
+    distances,
+    margins,
+    nearest,
+    range_margins,
+)
+
+POINTS_PER_CODEWORD = 50  # training vectors, per unknown codeword of the M·K,
+FEW_POINTS = 4  # and with no time left; margins are then likely to be infinite
+ENCODING_SHARE = 0.5  # of the time that is left; a student and the fits have the rest
+ENCODED = 1 << 12  # vectors at a time: time is looked at in between
+CANDIDATES_PART = 4  # one in so many is a candidate of the calibration,
+CANDIDATES = 1 << 16  # of so many at most
+QUERIES = 4096  # of the others, those of the margins,
+RANGE_QUERIES = 1024  # and of the radii: each sees many vectors
+FEWEST = 1000  # queries, or candidates: with less, nothing is calibrated
+SHORTLIST = 1024  # candidates of a query
+RUN = 1 << 16  # vectors decoded at a time
+PROGRESS_VECTORS = 50_000  # a progress bar from here on
+
+
+def fit(
+    codec: QINCoCodec,
+    x: np.ndarray | TrainingSet,
+    centroids: np.ndarray,
+    list_no: np.ndarray | None,
+    metric: int,
+    training: TrainingConfig,
+    budget: Budget | None = None,
+) -> tuple[QINCoCodec, np.ndarray, list[Checkpoint]]:
+    """The codec, with a student or without as `training` says, additive codebooks (M, K, d) float32
+    and checkpoints, from training vectors x: (n, d) float32, or what gives such rows for a slice or
+    integers. A student that the codec has is kept.
+
+    centroids (nlist, d), and with an IVF list_no (n,) int64: what the codebooks' residuals are to.
+    budget: with little time left fewer vectors are encoded (`POINTS_PER_CODEWORD` for each of the
+    M·K codewords, `FEW_POINTS` at least), and with none left then there are no checkpoints; None:
+    no limit.
+
+    A margin has to hold for vectors that are stored later: those that it is calibrated with are
+    not among those that codebooks and student have been fitted to until then, nor its queries
+    among them. Each query sees all of them, whatever list they are in: with the probes of a search
+    it would see the fewer, the more lists there are. Margins with too few of them are infinite.
+    """
+    order = np.random.default_rng(training.seed).permutation(len(x))
+    lists = np.zeros(len(x), np.int64) if list_no is None else np.asarray(list_no)
+    order = order[lists[order] >= 0]
+    rows = order[: POINTS_PER_CODEWORD * codec.M * codec.K]
+    codes = _encode(codec, x, rows, None if list_no is None else lists, training, budget)
+    rows = rows[: len(codes)]
+    chosen = lists[rows]
+    n_fitted = len(rows) - min(len(rows) // CANDIDATES_PART, CANDIDATES)
+    known = codes if list_no is None else np.column_stack((chosen, codes))
+    codec = _with_student(codec, known[:n_fitted], training, budget)
+
+    in_time = budget is None or budget.left() > 0
+    exits = checkpoint_codes(codec.M, list_no is not None, codec.student is not None)
+    exits = exits if in_time else []
+    decoder = codec.student or codec
+    equations = AdditiveFit(codec.M, codec.K, codec.d, [0, *exits])
+
+    def decoded(by: QINCoCodec, part: slice, n_codes: int) -> np.ndarray:
+        ivf = None if list_no is None else chosen[part]
+        return by.decode_lists(ivf, np.ascontiguousarray(codes[part, :n_codes]))
+
+    def update(begin: int, end: int) -> None:
+        for i in range(begin, end, RUN):
+            part = slice(i, min(i + RUN, end))
+            xs = x[rows[part]]
+            targets = {first: xs - decoded(decoder, part, first) for first in exits}
+            equations.update(codes[part], {0: xs - centroids[chosen[part]], **targets})
+
+    if not in_time:
+        update(0, len(rows))
+        return codec, equations.solve(), []
+    show = training.progress and len(rows) >= PROGRESS_VECTORS
+    with progress_bar("early exit", 3, "step", show) as bar:
+        update(0, n_fitted)
+        bar.to(1)
+        rest = slice(n_fitted, len(rows))
+        exact, copies = decoded(codec, rest, codec.M), x[rows[rest][:QUERIES]]
+        others = np.concatenate((order[len(codes) :], rows[:n_fitted]))[:QUERIES]
+        approximations = [add_tail(centroids[chosen[rest]], codes[rest], equations.solve())]
+        approximations += [
+            add_tail(decoded(decoder, rest, first), codes[rest], equations.solve(first))
+            for first in exits
+        ]
+        found, ranges = calibrate(x[others], copies, approximations, exact, metric)
+        bar.to(2)
+        update(n_fitted, len(rows))
+        tails = [np.empty((0, codec.K, codec.d), np.float32), *map(equations.solve, exits)]
+        bar.to(3)
+    checkpoints = map(Checkpoint, [0, *exits], found.tolist(), tails, ranges)
+    return codec, equations.solve(), list(checkpoints)
+
+
+def calibrate(
+    queries: np.ndarray,
+    copies: np.ndarray,
+    approximations: Sequence[np.ndarray],
+    exact: np.ndarray,
+    metric: int,
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """The margins of each checkpoint, (checkpoints, ks) and (a, b) for a range search.
+
+    queries (n, d); candidates exact (m, d), decoded, and approximations, (m, d) for each
+    checkpoint, the tables' first; copies: what the first of them were coded from. All infinite
+    with less than `FEWEST` queries or candidates.
+    """
+    if min(len(queries), len(exact)) < FEWEST:
+        none = np.full((len(approximations), len(KS)), np.inf)
+        return none, [(np.inf, np.inf)] * len(approximations)
+    n_short = min(SHORTLIST, len(exact))
+    I = nearest(queries, approximations[0], n_short, metric)
+    found = margins(
+        [distances(queries, a, I, metric) for a in approximations],
+        distances(queries, exact, I, metric),
+    )
+    return found, range_margins(queries[:RANGE_QUERIES], copies, approximations, exact, metric)
+
+
+def _encode(
+    codec: QINCoCodec,
+    x: np.ndarray | TrainingSet,
+    rows: np.ndarray,
+    lists: np.ndarray | None,
+    training: TrainingConfig,
+    budget: Budget | None,
+) -> np.ndarray:
+    """The codes (n, M) uint8 of as many of the first rows of x as there is time for."""
+    time_left = (budget or Budget()).share(ENCODING_SHARE)
+    few = min(len(rows), FEW_POINTS * codec.M * codec.K)
+    codes: list[np.ndarray] = []
+    n_done, show = 0, training.progress and len(rows) >= PROGRESS_VECTORS
+    with progress_bar("encoding training vectors", len(rows), "vector", show) as bar:
+        while n_done < len(rows) and (n_done < few or time_left.left() > 0):
+            part = rows[n_done : n_done + ENCODED]
+            found = codec.encode(
+                x[part], None if lists is None else lists[part], device=training.device
+            )
+            codes.append(found[:, -codec.M :].astype(np.uint8))
+            n_done += len(part)
+            bar.to(n_done)
+    return np.concatenate(codes)
+
+
+def _with_student(
+    codec: QINCoCodec, codes: np.ndarray, training: TrainingConfig, budget: Budget | None
+) -> QINCoCodec:
+    wanted = training.student
+    if wanted is None:
+        wanted = codec.student is not None or student_pays(codec.config, codec.d)
+    if not wanted or (codec.nlist is None and codec.M == 1):  # the latter: no network at all
+        return codec.with_student(None)
+    return codec if codec.student else distill(codec, codes, training=training, budget=budget)
