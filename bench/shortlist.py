@@ -24,6 +24,8 @@ import faiss
 import numpy as np
 
 import faiss_qinco as fq
+from faiss_qinco.index_file import index_state
+from faiss_qinco.storage.container import in_memory
 from faiss_qinco.storage.vectors import read_groundtruth, read_vectors
 from faiss_qinco.tools.evaluate import recall_at, set_threads
 
@@ -54,7 +56,8 @@ def main() -> None:
     index: Any = fq.read_index(args.index)
     queries = read_vectors(args.query)[: args.n_query].astype(np.float32)
     groundtruth = read_groundtruth(args.groundtruth)[0][: args.n_query]
-    state = index.state()[1]
+    with index_state(index) as (header, tensors):
+        state = in_memory("index", header, tensors).all()
     index.nprobe, index.nshort = args.nprobe, 0
     methods: dict[str, Any] = {"QINCo": index}
     code = f"{index.M}x{index.nbits}"

@@ -2,12 +2,13 @@
 
 from ._core import search_stats, simd_level, simd_levels
 from .codec.codec import QINCoCodec
-from .codec.config import QINCoConfig, TrainingConfig
+from .codec.config import QINCoConfig
 from .factory import index_factory
 from .index import IndexIVFQINCo, IndexQINCo
+from .index_file import deserialize_index, read_index, serialize_index, write_index
 from .params import SearchParametersIVFQINCo
-from .storage.index_file import deserialize_index, read_index, serialize_index, write_index
 from .threads import get_num_threads, set_num_threads
+from .training.config import TrainingConfig
 
 __version__ = "0.1.0"
 

@@ -6,9 +6,10 @@ import re
 
 import faiss
 
-from .codec.config import TrainingConfig
+from .checks import integer
 from .errors import FactoryError
 from .index import IndexIVFQINCo, IndexQINCo
+from .training.config import TrainingConfig
 
 _PATTERN = re.compile(
     r"(?:IVF(?P<nlist>\d+)(?:_HNSW(?P<hnsw>\d*))?,)?"
@@ -25,9 +26,10 @@ def index_factory(
     """Build an untrained index for vectors of dimension d.
 
     `IVF<nlist>[_HNSW<m>],QINCo<M>[x<nbits>][_<preset>]` or `QINCo<M>[x<nbits>][_<preset>]`;
-    nbits defaults to 8 and the preset to S. Raises ValueError (also a RuntimeError) for a string
-    that is not understood.
+    nbits defaults to 8 and the preset to "auto". Raises ValueError (also a RuntimeError) for a
+    string that is not understood, TypeError for a d that is no integer.
     """
+    d = integer("d", d, 1, 1 << 20)
     match = _PATTERN.fullmatch(description.replace(" ", ""))
     if match is None:
         raise FactoryError(
@@ -35,7 +37,7 @@ def index_factory(
             "[_<preset>] or QINCo<M>x<nbits>[_<preset>]"
         )
     M, nbits = int(match["M"]), int(match["nbits"] or 8)
-    config = match["preset"] or "S"
+    config = match["preset"] or "auto"
     try:
         if match["nlist"] is None:
             return IndexQINCo(d, M, nbits, metric, config, training)

@@ -1,30 +1,517 @@
-"""`IndexQINCo` and `IndexIVFQINCo`: what each adds to what `index_base` does for both."""
+"""`IndexQINCo` and `IndexIVFQINCo`: FAISS's surface, ids and errors. What they run on is `engine`;
+which lists there are is `coarse`.
+
+All distances are squared L2, or inner products. Where FAISS has a behaviour, it is FAISS's.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from typing import Any
 
 import faiss
 import numpy as np
 
 from . import _core
-from .arrays import as_matrix, check_buffer, check_k, filled
+from .checks import (
+    as_ids,
+    as_matrix,
+    check_buffer,
+    check_matrix,
+    filled,
+    integer,
+    margin_factor,
+    number,
+    result_buffers,
+    size,
+)
+from .coarse import NoLists, Quantizer
 from .codec.codec import QINCoCodec
-from .codec.config import QINCoConfig, TrainingConfig
+from .codec.config import QINCoConfig, resolve_config
+from .engine import Engine
 from .errors import ArgumentError
-from .index_base import QINCoIndex, config_of
-from .params import SearchParametersIVFQINCo, size
+from .params import Resolved, resolve_params
+from .ranking.fitting import fit
 from .threads import get_num_threads
+from .training import check_checkpoint, plan, remove_checkpoint, train_codec
+from .training.budget import Budget
+from .training.config import TrainingConfig
+from .training.data import TrainingSet
 
 
-class IndexQINCo(QINCoIndex):
+class _QINCoIndex:
+    """What the two indexes share: all but lists, quantizer and ids of one's own."""
+
+    __slots__ = (
+        "M", "__weakref__", "_coarse", "_config", "_engine", "_exit_margin", "_nshort",
+        "_rerank_device", "d", "metric_arg", "metric_type", "nbits", "nlist", "training", "verbose",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        coarse: NoLists | Quantizer,
+        d: int,
+        nlist: int,
+        M: int,
+        nbits: int,
+        metric: int,
+        config: str | QINCoConfig,
+        training: TrainingConfig | None,
+    ) -> None:
+        self.d, self.nlist = integer("d", d, 1, 1 << 20), integer("nlist", nlist, 1, 1 << 40)
+        self.M, self.nbits = integer("M", M, 1, 64), integer("nbits", nbits, 4, 8)
+        if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
+            raise ValueError(f"metric: expected METRIC_L2 or METRIC_INNER_PRODUCT, got {metric!r}")
+        self.metric_type, self.metric_arg, self.verbose = int(metric), 0.0, False
+        self.training = training or TrainingConfig()
+        self._config = config if config == "auto" else resolve_config(config)
+        self._nshort: int | None = None
+        self._exit_margin, self._rerank_device = 1.0, "cpu"
+        self._coarse = coarse
+        self._engine: Engine | None = None
+
+    def __repr__(self) -> str:
+        metric = "L2" if self.metric_type == faiss.METRIC_L2 else "inner product"
+        state = f"ntotal={self.ntotal}" if self.is_trained else "untrained"
+        parts = (type(self).__name__, self._factory_string(), f"d={self.d}", metric, state)
+        return f"<{' '.join(parts)}>"
+
+    def _factory_string(self) -> str:
+        return f"QINCo{self.M}x{self.nbits}"
+
+    @property
+    def is_trained(self) -> bool:
+        return self._engine is not None
+
+    @property
+    def ntotal(self) -> int:
+        """Vectors added; those that could not be stored count as well, as in FAISS."""
+        return 0 if self._engine is None else self._engine.core.ntotal
+
+    @property
+    def codec(self) -> QINCoCodec | None:
+        """The trained codec, None until trained."""
+        return None if self._engine is None else self._engine.codec
+
+    @property
+    def config(self) -> str | QINCoConfig:
+        """The codec's sizes, or "auto" until trained."""
+        return self._config if self.codec is None else self.codec.config
+
+    @property
+    def lists(self) -> _core.Engine:
+        """The inverted lists: `sizes()`, `get_ids(list_no)`, `get_codes(list_no)`."""
+        return self._check_trained().core
+
+    @property
+    def nshort(self) -> int | None:
+        """Vectors of the shortlist to re-rank with the neural codebooks, never less than k; 0:
+        none. Default None: 100, or 4 k where that is more."""
+        return self._nshort
+
+    @nshort.setter
+    def nshort(self, value: int | None) -> None:
+        self._nshort = None if value is None else size("nshort", value)
+
+    @property
+    def exit_margin(self) -> float:
+        """Early exit of re-ranking: candidates that are further from the k-th best than this times
+        the margin calibrated in training, for so many results, are not decoded to the end. Default
+        1.0; inf: all are, and the results are exact for the shortlist. Where the codec has a
+        student, that one decodes until only few candidates are left. In `range_search`, the same
+        for the margins around the radius.
+        `faiss_qinco.search_stats` counts the work saved.
+        """
+        return self._exit_margin
+
+    @exit_margin.setter
+    def exit_margin(self, value: float) -> None:
+        self._exit_margin = margin_factor(value)
+
+    @property
+    def rerank_device(self) -> str:
+        """Where `search` re-ranks: "cpu" (default), which is the extension; a torch device such as
+        "cuda" or "cuda:1"; "auto": cuda where torch sees a GPU, else cpu. "cpu:0" is torch on CPU
+        tensors, what a GPU runs.
+
+        On a torch device the extension finds the shortlist and the whole of it is decoded: there
+        is no early exit, and `faiss_qinco.search_stats` counts the queries alone. Results are the
+        same within rounding; float32 products are as exact as
+        `torch.set_float32_matmul_precision` says. `range_search`, and nshort 0, are always the
+        extension's. A property of the machine: kept by copy and pickle, not by files.
+
+        Raises TypeError unless a str; `search` raises RuntimeError where torch cannot use it.
+        """
+        return self._rerank_device
+
+    @rerank_device.setter
+    def rerank_device(self, value: str) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"rerank_device: expected a str, got {value!r}")
+        self._rerank_device = value
+
+    def precompute_table(self) -> None:
+        """Compute what the first network returns for every list and code (without lists: for
+        every two first codes), which `search` then looks up when it re-ranks: as FAISS's
+        `IndexIVFPQ` does for its tables. Nothing where there is one already.
+
+        Takes (nlist or K) * K * d * 4 bytes of memory, d rounded up to 16, and as long as one
+        network for each of these vectors. It pays where `search` runs the codec's first networks
+        for many more vectors than that, with long shortlists above all; with a student, hardly.
+        Results are the same bit for bit; `faiss_qinco.search_stats.n_steps_saved` counts the
+        look-ups as well. Not used on a torch `rerank_device`; where shortlists are ranked in
+        bfloat16, not by the float32 decoding of the best. A property of the process: not kept by
+        files, pickle and copy.
+
+        Raises RuntimeError if untrained, or if the codec has no network (M 1 without lists).
+        """
+        self._check_trained().core.precompute_table(get_num_threads())
+
+    @property
+    def use_precomputed_table(self) -> int:
+        """1 while there is a table of `precompute_table`, else 0 (default). Assigning 1 computes
+        one, 0 or -1 drops it. Raises ValueError for anything else, and as `precompute_table`.
+        """
+        return int(self._engine is not None and self._engine.core.table_nbytes > 0)
+
+    @use_precomputed_table.setter
+    def use_precomputed_table(self, value: int) -> None:
+        if value not in (-1, 0, 1):
+            raise ValueError(f"use_precomputed_table: expected 1, 0 or -1, got {value!r}")
+        if value == 1:
+            self.precompute_table()
+        elif self._engine is not None:
+            self._engine.core.drop_table()
+
+    @property
+    def code_size(self) -> int:
+        """Bytes per code: ceil(M * nbits / 8)."""
+        return (self.M * self.nbits + 7) // 8
+
+    def memory_usage(self) -> dict[str, float]:
+        """Bytes in memory, by what holds them; room to grow included.
+
+        codes : code_size per vector, in blocks of 64 vectors of a list.
+        bias : 4 per vector.
+        ids : per vector none where the ids of a list are 0, 1, 2 … (a flat index that numbers
+            by itself), else 4, 5 (ids up to 2^40) or 8, each list what its widest id needs.
+        direct_map : 8 per vector, where there is one.
+        centroids, tables, codec : float32 centroids, additive codebooks with those of early exit,
+            and their copies, weights of the networks. What a coarse quantizer holds itself is not
+            counted.
+        precomputed_table : that of `precompute_table`.
+        total : their sum; per_vector: total / ntotal, 0.0 for an empty index.
+        """
+        parts: dict[str, float] = dict.fromkeys(
+            ("codes", "bias", "ids", "direct_map", "centroids", "tables", "codec",
+             "precomputed_table"), 0,
+        )  # fmt: skip
+        if self._engine is not None:
+            parts |= self._engine.memory()
+        total = sum(parts.values())
+        return parts | {"total": total, "per_vector": total / self.ntotal if self.ntotal else 0.0}
+
+    # -- build --------------------------------------------------------------------------------
+
+    def train(self, x: np.ndarray) -> None:
+        """Train on x (n, d), any real dtype, a mapped file too: coarse quantizer, codec, tables,
+        margins of early exit. Says beforehand how long it will take, and shows progress;
+        `TrainingConfig` has the time budget (minutes by default), checkpoint and resume.
+
+        A second `train` trains anew, with the centroids that the quantizer has by then, as in
+        FAISS. All or nothing: on an error or Ctrl-C the index is as before, but for a quantizer
+        that was empty.
+
+        Raises RuntimeError for NaN, inf or squares that overflow float32, for fewer vectors than
+        lists or codewords, when the error diverges, and for an index that is not empty, whose
+        codes would lose their meaning: `reset` it first. Warns (RuntimeWarning) where the codec has
+        become no better than a residual quantizer.
+        """
+        budget, data = self._start_training(x)
+        progress = self.training.progress
+        if progress:
+            expected = plan(
+                self.d, len(data), self.M, self.nbits, self._coarse.nlist, self._config,
+                self.training,
+            )  # fmt: skip
+            print(expected, file=sys.stderr)
+        centroids = self._coarse.train(data, progress=progress)
+        data, list_no = self._assigned(data, centroids)
+        codec = train_codec(
+            data, self.M, self.nbits, self._config, self.training, centroids, list_no,
+            metric=self.metric_type, budget=budget,
+        )  # fmt: skip
+        self._engine = self._searchable(codec, data, centroids, list_no, budget)
+        remove_checkpoint(self.training)
+
+    def train_from_codec(self, x: np.ndarray, codec: QINCoCodec) -> None:
+        """Become trained with a codec that is trained already: only what makes it searchable is
+        fitted, to x (n, d).
+
+        The coarse quantizer must hold the codec's centroids, or be empty; it then gets them.
+        Raises ValueError where codec and index do not fit together, RuntimeError as `train`.
+        """
+        self._check_codec(codec)
+        budget, data = self._start_training(x)
+        centroids = self._coarse.train(data, codec)
+        data, list_no = self._assigned(data, centroids)
+        self._engine = self._searchable(codec, data, centroids, list_no, budget)
+
+    def distill(self, x: np.ndarray) -> None:
+        """Give a trained index a student of its codec, or a new one, with margins calibrated anew:
+        for one trained without. x (n, d): training vectors. Nothing that is stored changes.
+
+        `codec` is then another object. Raises RuntimeError as `train`, and if untrained.
+        """
+        engine = self._check_trained()
+        data = self._training_set(x)
+        data, list_no = self._assigned(data, engine.centroids)
+        training = dataclasses.replace(self.training, student=True)
+        codec, _, checkpoints = fit(
+            engine.codec.with_student(None), data, engine.centroids, list_no, self.metric_type,
+            training, Budget(training.seconds(len(data))),
+        )  # fmt: skip
+        # The tables stay: the biases that are stored belong to them.
+        engine.set_ranking(codec, checkpoints)
+
+    def _start_training(self, x: np.ndarray) -> tuple[Budget, TrainingSet]:
+        if self.ntotal:
+            raise RuntimeError(
+                f"train: the index holds {self.ntotal} vectors in the code that it has; reset() "
+                "it first"
+            )
+        check_checkpoint(self.training)
+        data = self._training_set(x)
+        return Budget(self.training.seconds(len(data))), data
+
+    def _training_set(self, x: np.ndarray) -> TrainingSet:
+        data = TrainingSet(x, self.d, max_points=self.training.max_points, seed=self.training.seed)
+        if (n := len(data) + len(data.left_out)) < max(self.nlist, 1 << self.nbits):
+            raise RuntimeError(
+                f"x: {n} training vectors are fewer than nlist={self.nlist} or "
+                f"{1 << self.nbits} codewords"
+            )
+        return data
+
+    def _assigned(
+        self, data: TrainingSet, centroids: np.ndarray | None
+    ) -> tuple[TrainingSet, np.ndarray | None]:
+        """Training vectors with their lists, without those that the quantizer has no list for."""
+        list_no = self._coarse.assign_training(data, centroids)
+        if list_no is None or list_no.min() >= 0:
+            return data, list_no
+        found = np.flatnonzero(list_no >= 0)
+        if len(found) < 1 << self.nbits:
+            raise RuntimeError(f"quantizer: it finds lists for {len(found)} training vectors alone")
+        return data.subset(found), list_no[found]
+
+    def _searchable(
+        self,
+        codec: QINCoCodec,
+        data: TrainingSet,
+        centroids: np.ndarray | None,
+        list_no: np.ndarray | None,
+        budget: Budget,
+    ) -> Engine:
+        """The engine of a codec: tables, a student and early exit fitted to training vectors."""
+        if centroids is None:
+            centroids = codec.mean[None]
+        fitted = fit(codec, data, centroids, list_no, self.metric_type, self.training, budget)
+        codec, additive, checkpoints = fitted
+        return Engine(codec, centroids, additive, checkpoints, self.metric_type)
+
+    def _check_codec(self, codec: QINCoCodec) -> None:
+        if not isinstance(codec, QINCoCodec):
+            raise TypeError(f"codec: expected a QINCoCodec, got {type(codec)}")
+        expected = (self.d, self.M, self.nbits, self._coarse.nlist)
+        found = (codec.d, codec.M, codec.nbits, codec.nlist)
+        if found != expected:
+            raise ValueError(f"codec: expected (d, M, nbits, nlist) {expected}, got {found}")
+        if codec.nlist is not None and codec.metric != self.metric_type:
+            raise ValueError(
+                f"codec: its lists are chosen by metric {codec.metric}, the index's by "
+                f"{self.metric_type}"
+            )
+
+    def add(self, x: np.ndarray) -> None:
+        """Encode and store x (n, d); ids follow on from ntotal.
+
+        A row takes an id but is never found, and `reconstruct_n` gives NaN for it, where it holds
+        NaN or inf, its squares overflow float32, or the quantizer has no list for it. All or
+        nothing: on an error or Ctrl-C the index is as before. Other threads may search, save and
+        add meanwhile. Shows progress where `verbose`. Beside x it takes M + 16 bytes a vector.
+
+        Raises RuntimeError if untrained, ValueError (also an AssertionError) for a wrong
+        dimension.
+        """
+        engine = self._check_trained()
+        check_matrix(x, self.d)
+        engine.add(x, None, self._coarse, self.training.device, bool(self.verbose))
+
+    def reset(self) -> None:
+        """Forget all vectors; the training stays."""
+        if self._engine is not None:
+            self._engine.core.reset()
+
+    # -- search -------------------------------------------------------------------------------
+
+    def search(
+        self,
+        x: np.ndarray,
+        k: int,
+        *,
+        params: Any = None,
+        D: np.ndarray | None = None,
+        I: np.ndarray | None = None,
+        numeric_type: Any = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest stored vectors of each query.
+
+        Parameters
+        ----------
+        x : (n, d) queries, any real dtype.
+        k : results per query.
+        params : `SearchParametersIVFQINCo` (or `faiss.SearchParametersIVF`); None: the index's
+            nprobe and nshort.
+        D, I : buffers (n, k) float32 and int64 to fill and return.
+
+        Returns
+        -------
+        D (n, k) float32: squared L2 distance (or inner product) between the query and what
+        `reconstruct` returns, best first; with nshort 0 the additive distance. I (n, k) int64.
+        Missing results, and queries with NaN or inf, have id -1 and D = ±FLT_MAX.
+
+        Raises
+        ------
+        RuntimeError if untrained, nprobe is 0 or params are another index's; ValueError (also
+        an AssertionError) for a wrong dimension, k < 1 or buffers of a wrong shape; TypeError for
+        k or buffers of a wrong type.
+        """
+        engine, x = self._check_trained(), as_matrix(x, self.d)
+        resolved = self._resolve(params)
+        k, D, I = result_buffers(k, len(x), D, I)
+        engine.search(x, k, resolved, self._probe(x, resolved), D, I, self._rerank_device)
+        return D, I
+
+    def _resolve(self, params: Any) -> Resolved:
+        return resolve_params(params, self._default_nprobe(), self._nshort, self._exit_margin)
+
+    def _default_nprobe(self) -> int:
+        return 1
+
+    def _probe(self, x: np.ndarray, params: Resolved) -> tuple[Any, Any]:
+        given = params.given
+        return self._coarse.probe(x, min(given.nprobe, self.nlist), given.quantizer_params)
+
+    def range_search(
+        self, x: np.ndarray, thresh: float, *, params: Any = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All stored vectors of the probed lists that are nearer than a threshold.
+
+        Parameters
+        ----------
+        x : (n, d) queries, any real dtype.
+        thresh : squared L2 distance that results are below, or inner product that they are above;
+            nothing is below or above NaN.
+        params : as for `search`.
+
+        Returns
+        -------
+        lims (n + 1,) uint64; D and I (lims[n],) float32 and int64, as `search` gives them: those of
+        query i are lims[i] to lims[i + 1], in no particular order.
+
+        With nshort 0, D is the additive distance, which also decides. Else the exact one: decoded
+        are the vectors whose additive distance is inside by a margin that is calibrated in training
+        so that at most 1 % of what is inside is missed; `exit_margin` scales it, inf decodes all.
+
+        Raises as `search`, TypeError for a thresh that is no number.
+        """
+        engine, x = self._check_trained(), as_matrix(x, self.d)
+        resolved = self._resolve(params)
+        return engine.range_search(x, number("thresh", thresh), resolved, self._probe(x, resolved))
+
+    def assign(self, x: np.ndarray, k: int, labels: np.ndarray | None = None) -> np.ndarray:
+        """The ids (n, k) of `search`."""
+        return self.search(x, k, I=labels)[1]
+
+    # -- reconstruction -----------------------------------------------------------------------
+
+    def reconstruct_n(self, n0: int = 0, ni: int = -1, x: np.ndarray | None = None) -> np.ndarray:
+        """The decoded vectors of ids n0 .. n0+ni-1, (ni, d) float32; ni = -1: all from n0.
+
+        NaN where no vector has the id. Raises RuntimeError out of bounds or untrained.
+        """
+        ntotal = self.ntotal
+        n0, ni = integer("n0", n0, *INT64), integer("ni", ni, *INT64)
+        ni = ntotal - n0 if ni == -1 else ni
+        if ni < 0 or n0 < 0 or n0 + ni > ntotal:
+            raise RuntimeError(f"ids {n0}..{n0 + ni - 1} are not all in 0..{ntotal - 1}")
+        check_buffer("x", x, (ni, self.d), np.float32)
+        if ni == 0:
+            return filled(x, np.empty((0, self.d), np.float32))
+        core = self._check_trained().core
+        return filled(x, core.reconstruct_n(n0, ni, n_threads=get_num_threads()))
+
+    # -- codes --------------------------------------------------------------------------------
+
+    def sa_code_size(self) -> int:
+        """Bytes per vector of `sa_encode`."""
+        return self.code_size + self._coarse_bytes()
+
+    def _coarse_bytes(self) -> int:
+        return 0
+
+    def sa_encode(self, x: np.ndarray) -> np.ndarray:
+        """x (n, d) -> (n, sa_code_size()) uint8: the list number, little-endian, then the code.
+
+        Raises RuntimeError if untrained or for a row that cannot be stored (see `add`).
+        """
+        engine, x = self._check_trained(), as_matrix(x, self.d)
+        list_no, codes = engine.encode(x, self._coarse.assign(x), self.training.device)
+        if (list_no < 0).any():
+            row = int(np.flatnonzero(list_no < 0)[0])
+            raise RuntimeError(f"x: row {row} (NaN, inf, too large, or without a list) has no code")
+        coarse = np.ascontiguousarray(list_no, "<i8")[:, None].view(np.uint8)
+        packed = _core.pack_codes(codes, self.nbits)
+        return np.hstack((coarse[:, : self._coarse_bytes()], packed))
+
+    def sa_decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes of `sa_encode` -> (n, d) float32, what `reconstruct` gives for such vectors.
+
+        Raises TypeError unless uint8, ValueError (also an AssertionError) for a wrong width,
+        RuntimeError if untrained or for a list number out of range.
+        """
+        engine = self._check_trained()
+        if codes.dtype != np.uint8:
+            raise TypeError(f"codes: expected uint8, got {codes.dtype}")
+        if codes.ndim != 2 or codes.shape[1] != self.sa_code_size():
+            raise ArgumentError(
+                f"codes: expected shape (n, {self.sa_code_size()}), got {codes.shape}"
+            )
+        width = self._coarse_bytes()
+        coarse = np.zeros((len(codes), 8), np.uint8)
+        coarse[:, :width] = codes[:, :width]
+        list_no = coarse.view("<i8")[:, 0].astype(np.int64)
+        if len(list_no) and not 0 <= list_no.min() <= list_no.max() < self.nlist:
+            raise RuntimeError(f"codes: a list number is not in 0..{self.nlist - 1}")
+        packed = np.ascontiguousarray(codes[:, width:])
+        return engine.decode(list_no, _core.unpack_codes(packed, self.M, self.nbits))
+
+    def _check_trained(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError(f"{type(self).__name__} is not trained")
+        return self._engine
+
+
+class IndexQINCo(_QINCoIndex):
     """Flat index of QINCo codes: the shortlist is found by tables over all vectors.
 
     Parameters
     ----------
     d, M, nbits : dimension, codes per vector (1..64), bits per code (4..8).
     metric : faiss.METRIC_L2 or METRIC_INNER_PRODUCT.
-    config : preset name ("XS", "S", "M", "L"), "auto" or QINCoConfig.
+    config : "auto" (default), a preset name ("XS", "S", "M", "L") or QINCoConfig.
     training : TrainingConfig.
 
     Attributes
@@ -35,7 +522,6 @@ class IndexQINCo(QINCoIndex):
     """
 
     __slots__ = ()
-    _ivf = False
 
     def __init__(
         self,
@@ -43,34 +529,18 @@ class IndexQINCo(QINCoIndex):
         M: int,
         nbits: int = 8,
         metric: int = faiss.METRIC_L2,
-        config: str | QINCoConfig = "S",
+        config: str | QINCoConfig = "auto",
         training: TrainingConfig | None = None,
     ) -> None:
-        super().__init__(d, 1, M, nbits, metric, config, training)
-
-    def _coarse_train(self, x: np.ndarray, codec: QINCoCodec | None = None) -> None:
-        return None
-
-    def _list_numbers(self, x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-        return np.zeros(len(x), np.int64)
-
-    def _probed(self, x: np.ndarray, params: SearchParametersIVFQINCo) -> tuple[None, None]:
-        return None, None
+        super().__init__(NoLists(), d, 1, M, nbits, metric, config, training)
 
     def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vector (d,) float32 of an id. Raises RuntimeError for an id out of range."""
         check_buffer("x", x, (self.d,), np.float32)
         return filled(x, self.reconstruct_n(key, 1)[0])
 
-    @classmethod
-    def from_state(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> IndexQINCo:
-        """Inverse of `state`. Raises KeyError, TypeError or ValueError where they do not fit."""
-        index = cls(header["d"], header["M"], header["nbits"], header["metric"], config_of(header))
-        index._restore(header, tensors)
-        return index
 
-
-class IndexIVFQINCo(QINCoIndex):
+class IndexIVFQINCo(_QINCoIndex):
     """Inverted-file index of QINCo codes.
 
     Parameters
@@ -79,24 +549,26 @@ class IndexIVFQINCo(QINCoIndex):
     d, nlist : dimension, number of inverted lists.
     M, nbits : codes per vector (1..64), bits per code (4..8).
     metric : faiss.METRIC_L2 or METRIC_INNER_PRODUCT.
-    config : preset name ("XS", "S", "M", "L"), "auto" or QINCoConfig.
+    config : "auto" (default), a preset name ("XS", "S", "M", "L") or QINCoConfig.
     training : TrainingConfig.
 
     Attributes
     ----------
-    nprobe : lists to visit per query, default 1. nshort : vectors to re-rank, default 100.
+    nprobe : lists to visit per query, default 1. nshort : vectors to re-rank, default None: 100, or
+        4 k where that is more.
     exit_margin : early exit of re-ranking, default 1.0; inf: none. rerank_device : where it runs,
         default "cpu"; a torch device, or "auto". use_precomputed_table : whether it looks the
         first network up, default 0; `precompute_table` makes it 1.
     cp : faiss.ClusteringParameters of the coarse clustering. codec : QINCoCodec once trained.
-    d, ntotal, is_trained, metric_type, nlist, M, nbits, code_size, quantizer as in FAISS.
+    d, ntotal, is_trained, metric_type, nlist, M, nbits, code_size, quantizer, verbose as in FAISS.
 
     Raises ValueError for a size out of range, an unknown metric or preset, or a quantizer of
     another dimension; TypeError if `quantizer` is not a faiss index.
     """
 
-    __slots__ = ("_map", "_nprobe", "cp", "own_fields", "parallel_mode", "quantizer")
-    _ivf = True
+    __slots__ = ("_nprobe", "own_fields", "parallel_mode")
+
+    _coarse: Quantizer
 
     def __init__(
         self,
@@ -106,20 +578,17 @@ class IndexIVFQINCo(QINCoIndex):
         M: int,
         nbits: int = 8,
         metric: int = faiss.METRIC_L2,
-        config: str | QINCoConfig = "S",
+        config: str | QINCoConfig = "auto",
         training: TrainingConfig | None = None,
     ) -> None:
-        super().__init__(d, nlist, M, nbits, metric, config, training)
-        if not isinstance(quantizer, faiss.Index):
-            raise TypeError(f"quantizer: expected a faiss.Index, got {type(quantizer)}")
-        if quantizer.d != d:
-            raise ArgumentError(f"quantizer: expected d={d}, got d={quantizer.d}")
-        self.quantizer = quantizer
+        d = integer("d", d, 1, 1 << 20)
+        coarse = Quantizer(_checked_quantizer(quantizer, d), d, nlist, metric)
+        super().__init__(coarse, d, nlist, M, nbits, metric, config, training)
+        coarse.nlist = self.nlist
         self._nprobe, self.own_fields, self.parallel_mode = 1, True, 0
-        self.cp = faiss.ClusteringParameters()
-        self.cp.niter = 10
-        self.cp.spherical = metric == faiss.METRIC_INNER_PRODUCT
-        self._map: np.ndarray | None = None  # id -> list_no << 32 | offset
+
+    def _factory_string(self) -> str:
+        return f"IVF{self.nlist},{super()._factory_string()}"
 
     @property
     def nprobe(self) -> int:
@@ -130,53 +599,26 @@ class IndexIVFQINCo(QINCoIndex):
     def nprobe(self, value: int) -> None:
         self._nprobe = size("nprobe", value)
 
-    def _nprobe_default(self) -> int:
+    def _default_nprobe(self) -> int:
         return self._nprobe
 
-    # -- coarse -------------------------------------------------------------------------------
+    @property
+    def quantizer(self) -> faiss.Index:
+        """The faiss index of the centroids."""
+        return self._coarse.index
 
-    def _coarse_train(self, x: np.ndarray, codec: QINCoCodec | None = None) -> np.ndarray:
-        if not (self.quantizer.is_trained and self.quantizer.ntotal == self.nlist):
-            centroids = self._cluster(x) if codec is None else codec.centroids()
-            self.quantizer.reset()
-            if not self.quantizer.is_trained:
-                self.quantizer.train(centroids)
-            self.quantizer.add(centroids)
-        centroids = np.ascontiguousarray(self.quantizer.reconstruct_n(0, self.nlist), np.float32)
-        if codec is not None and not np.allclose(
-            centroids, codec.centroids(), rtol=1e-3, atol=1e-3 * codec.std
-        ):
-            raise ValueError("quantizer: its centroids are not the codec's")
-        return centroids
+    @quantizer.setter
+    def quantizer(self, value: faiss.Index) -> None:
+        self._coarse.index = _checked_quantizer(value, self.d)
 
-    def _cluster(self, x: np.ndarray) -> np.ndarray:
-        self.cp.verbose = self.verbose
-        clustering = faiss.Clustering(self.d, self.nlist, self.cp)
-        clustering.train(x, faiss.IndexFlat(self.d, self.metric_type))
-        return faiss.vector_to_array(clustering.centroids).reshape(self.nlist, self.d)
+    @property
+    def cp(self) -> faiss.ClusteringParameters:
+        """Parameters of the coarse clustering; those of FAISS's IVF indexes, niter 10."""
+        return self._coarse.cp
 
-    def _flat(self) -> bool:
-        """Whether the extension can take the quantizer's place."""
-        quantizer = self.quantizer
-        kinds = (faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexFlatIP)
-        if type(quantizer) not in kinds:  # a pointer from C++, perhaps
-            quantizer = faiss.downcast_index(quantizer)
-        return type(quantizer) in kinds and quantizer.metric_type == self.metric_type
-
-    def _list_numbers(self, x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-        if not self._flat():
-            return np.ascontiguousarray(self.quantizer.search(x, 1)[1][:, 0])
-        return _core.assign(centroids, x, 1, self.metric_type, get_num_threads())[0][:, 0]
-
-    def _probed(
-        self, x: np.ndarray, params: SearchParametersIVFQINCo
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        if self._flat() and params.quantizer_params is None:
-            return None, None
-        nprobe = min(params.nprobe, self.nlist)
-        distance, list_no = self.quantizer.search(x, nprobe, params=params.quantizer_params)
-        same = self.quantizer.metric_type == self.metric_type
-        return list_no, distance if same else None
+    @cp.setter
+    def cp(self, value: faiss.ClusteringParameters) -> None:
+        self._coarse.cp = value
 
     def search_preassigned(
         self,
@@ -199,10 +641,10 @@ class IndexIVFQINCo(QINCoIndex):
         Raises as `search`; ValueError (also an AssertionError) for a wrong shape of Iq or Dq,
         RuntimeError for a list number that does not exist.
         """
-        trained, x = self._check_trained(), as_matrix(x, self.d)
-        params = self._resolve(params)
-        k = check_k(k, len(x), D, I)
-        shape = (len(x), params.nprobe)
+        engine, x = self._check_trained(), as_matrix(x, self.d)
+        resolved = self._resolve(params)
+        k, D, I = result_buffers(k, len(x), D, I)
+        shape = (len(x), resolved.given.nprobe)
         list_no = np.ascontiguousarray(Iq, np.int64)
         distance = None if Dq is None else np.ascontiguousarray(Dq, np.float32)
         for name, array in (("Iq", list_no), ("Dq", distance)):
@@ -210,46 +652,35 @@ class IndexIVFQINCo(QINCoIndex):
                 raise ArgumentError(f"{name}: expected shape {shape}, got {array.shape}")
         if list_no.max(initial=-1) >= self.nlist:
             raise RuntimeError(f"Iq: expected list numbers below {self.nlist}")
-        list_no = np.maximum(list_no, -1)
-        return self._search(trained, x, k, params, list_no, distance, D, I)
+        probed = np.maximum(list_no, -1), distance
+        engine.search(x, k, resolved, probed, D, I, self._rerank_device)
+        return D, I
 
     # -- ids ----------------------------------------------------------------------------------
-
-    def add(self, x: np.ndarray) -> None:
-        position = self._add(x)
-        if self._map is not None:
-            self._map = np.append(self._map, position)
-
-    add.__doc__ = QINCoIndex.add.__doc__
 
     def add_with_ids(self, x: np.ndarray, xids: np.ndarray) -> None:
         """As `add`, with ids xids (n,), cast to int64; any values, duplicates kept.
 
-        Raises as `add`, ValueError (also an AssertionError) for a wrong shape of xids, and
-        RuntimeError with a direct map.
+        Raises as `add`, TypeError (also an AttributeError) where xids is no array, ValueError (also
+        an AssertionError) for a wrong shape, and RuntimeError with a direct map.
         """
-        if self._map is not None:
+        engine = self._check_trained()
+        check_matrix(x, self.d)
+        ids = as_ids(xids, x.shape[0])
+        if engine.core.has_direct_map:  # known before anything is encoded
             raise RuntimeError("add_with_ids does not work with a direct map; clear it first")
-        self._add(x, xids)
-
-    def reset(self) -> None:
-        super().reset()
-        if self._map is not None:
-            self._map = np.empty(0, np.int64)
+        engine.add(x, ids, self._coarse, self.training.device, bool(self.verbose))
 
     def make_direct_map(self, new_maintain_direct_map: bool = True) -> None:
         """Keep a table from id to position, for `reconstruct`; False: drop it.
 
-        Raises RuntimeError unless the ids are 0 .. ntotal-1.
+        Raises RuntimeError unless the ids are 0 .. ntotal-1, or if untrained.
         """
-        if not new_maintain_direct_map:
-            self._map = None
-            return
-        list_no, offset = self.lists.locate(0, self.ntotal)
-        found = list_no >= 0
-        if int(found.sum()) != self.lists.ntotal:
-            raise RuntimeError("a direct map needs the sequential ids that `add` gives")
-        self._map = np.where(found, list_no << 32 | offset, -1)
+        core = self._check_trained().core
+        if new_maintain_direct_map:
+            core.make_direct_map()
+        else:
+            core.clear_direct_map()
 
     def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vector (d,) float32 of an id.
@@ -257,12 +688,7 @@ class IndexIVFQINCo(QINCoIndex):
         Raises RuntimeError without a direct map, or where no vector has the id.
         """
         check_buffer("x", x, (self.d,), np.float32)
-        if self._map is None:
-            raise RuntimeError("direct map not initialized: call make_direct_map first")
-        if not 0 <= key < len(self._map) or self._map[key] < 0:
-            raise RuntimeError(f"key: no vector with id {key}")
-        position = self._map[key : key + 1]
-        return filled(x, self._decode_at(position >> 32, position & 0xFFFFFFFF)[0])
+        return filled(x, self._check_trained().core.reconstruct(integer("key", key, *INT64)))
 
     # -- codes --------------------------------------------------------------------------------
 
@@ -272,35 +698,13 @@ class IndexIVFQINCo(QINCoIndex):
 
     _coarse_bytes = coarse_code_size
 
-    # -- state --------------------------------------------------------------------------------
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        header, tensors = super().state()
-        header |= {"nprobe": self.nprobe, "direct_map": self._map is not None}
-        header["cp"] = {
-            name: getattr(self.cp, name)
-            for name in ("niter", "nredo", "spherical", "seed", "min_points_per_centroid",
-                         "max_points_per_centroid", "int_centroids", "frozen_centroids")
-        }  # fmt: skip
-        tensors["quantizer"] = faiss.serialize_index(self.quantizer)
-        return header, tensors
+INT64 = (-(1 << 63), (1 << 63) - 1)
 
-    @classmethod
-    def from_state(cls, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> IndexIVFQINCo:
-        """Inverse of `state`. Raises KeyError, TypeError or ValueError where they do not fit."""
-        if tensors["sizes"].shape != (header["nlist"],):
-            raise ValueError("the list sizes do not fit nlist")
-        quantizer = faiss.deserialize_index(np.array(tensors["quantizer"]))
-        index = cls(
-            quantizer, header["d"], header["nlist"], header["M"], header["nbits"],
-            header["metric"], config_of(header),
-        )  # fmt: skip
-        index._restore(header, tensors)
-        if index.is_trained and quantizer.ntotal != index.nlist:
-            raise ValueError("the quantizer does not hold nlist centroids")
-        index.nprobe = header["nprobe"]
-        for name, value in header["cp"].items():
-            setattr(index.cp, name, type(getattr(index.cp, name))(value))
-        if header["direct_map"]:
-            index.make_direct_map()
-        return index
+
+def _checked_quantizer(quantizer: Any, d: int) -> faiss.Index:
+    if not isinstance(quantizer, faiss.Index):
+        raise TypeError(f"quantizer: expected a faiss.Index, got {type(quantizer)}")
+    if quantizer.d != d:
+        raise ArgumentError(f"quantizer: expected d={d}, got d={quantizer.d}")
+    return quantizer

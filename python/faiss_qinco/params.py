@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import operator
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
 
+from .checks import margin_factor, size
 from .errors import ArgumentError
-from .selectors import selector_of
+from .selectors import given
+
+DEFAULT_NSHORT = 100
+DEFAULT_K_FACTOR = 4
 
 
 class SearchParametersIVFQINCo:
@@ -17,8 +21,8 @@ class SearchParametersIVFQINCo:
     Parameters
     ----------
     nprobe : lists to visit; default 1, as in FAISS.
-    nshort : vectors to re-rank with the neural codebooks (0: none, D is then the additive
-        distance); None: the index's.
+    nshort : vectors to re-rank with the neural codebooks, at least k (0: none, D is then the
+        additive distance); None: the index's.
     exit_margin : early exit of re-ranking, see `IndexIVFQINCo.exit_margin` (inf: none); None: the
         index's.
     sel : a `faiss.IDSelector`; only ids that it accepts enter the shortlist.
@@ -33,60 +37,76 @@ class SearchParametersIVFQINCo:
     for a size that is not a non-negative integer.
     """
 
+    __slots__ = (
+        "ensure_topk_full", "exit_margin", "max_codes", "max_empty_result_buckets", "nprobe",
+        "nshort", "quantizer_params", "sel",
+    )  # fmt: skip
+
+    nprobe: int
+    nshort: int | None
+    exit_margin: float | None
+    sel: faiss.IDSelector | None
+    max_codes: int
+    ensure_topk_full: bool
+    max_empty_result_buckets: int
+    quantizer_params: faiss.SearchParameters | None
+
     def __init__(self, **kwargs: Any) -> None:
-        self.nprobe: int = size("nprobe", kwargs.pop("nprobe", 1))
-        nshort = kwargs.pop("nshort", None)
-        self.nshort: int | None = None if nshort is None else size("nshort", nshort)
-        exit_margin = kwargs.pop("exit_margin", None)
-        self.exit_margin = None if exit_margin is None else margin_factor(exit_margin)
-        self.sel: faiss.IDSelector | None = kwargs.pop("sel", None)
-        self.max_codes: int = size("max_codes", kwargs.pop("max_codes", 0))
-        self.ensure_topk_full: bool = bool(kwargs.pop("ensure_topk_full", False))
-        self.max_empty_result_buckets: int = size(
-            "max_empty_result_buckets", kwargs.pop("max_empty_result_buckets", 0)
-        )
-        self.quantizer_params: faiss.SearchParameters | None = kwargs.pop("quantizer_params", None)
+        for name in ("nprobe", "max_codes", "max_empty_result_buckets"):
+            setattr(self, name, size(name, kwargs.pop(name, int(name == "nprobe"))))
+        nshort, margin = kwargs.pop("nshort", None), kwargs.pop("exit_margin", None)
+        self.nshort = None if nshort is None else size("nshort", nshort)
+        self.exit_margin = None if margin is None else margin_factor(margin)
+        self.ensure_topk_full = bool(kwargs.pop("ensure_topk_full", False))
+        for name, kind in (("sel", faiss.IDSelector), ("quantizer_params", faiss.SearchParameters)):
+            value = kwargs.pop(name, None)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name}: expected a faiss.{kind.__name__}, got {type(value)}")
+            setattr(self, name, value)
         if kwargs:
             raise ArgumentError(f"unknown search parameters: {sorted(kwargs)}")
-        if self.sel is not None and not isinstance(self.sel, faiss.IDSelector):
-            raise TypeError(f"sel: expected a faiss.IDSelector, got {type(self.sel)}")
 
 
-def size(name: str, value: Any) -> int:
-    """An integer >= 0, with the errors of FAISS's size_t attributes."""
-    number = operator.index(value)
-    if number < 0:
-        raise OverflowError(f"{name}: expected an integer >= 0, got {number}")
-    return number
+@dataclass(frozen=True)
+class Resolved:
+    """The parameters of a call, with the index's where it gave none; k is still to be asked."""
+
+    given: SearchParametersIVFQINCo
+    index_nshort: int | None
+    exit_margin: float
+    kept_alive: Any  # what the caller gave: it may be all that keeps sel and quantizer_params
+
+    def nshort(self, k: int) -> int:
+        """The shortlist's length for k results: by default it follows k."""
+        nshort = self.index_nshort if self.given.nshort is None else self.given.nshort
+        return max(DEFAULT_NSHORT, DEFAULT_K_FACTOR * k) if nshort is None else nshort
 
 
-def margin_factor(value: float) -> float:
-    """A factor >= 0, inf included. Raises TypeError or ValueError for anything else."""
-    if isinstance(value, str) or not (factor := float(value)) >= 0:
-        raise ValueError(f"exit_margin: expected a number >= 0, got {value!r}")
-    return factor
-
-
-def resolve_params(
-    params: Any, nprobe: int, nshort: int, exit_margin: float
-) -> SearchParametersIVFQINCo:
+def resolve_params(params: Any, nprobe: int, nshort: int | None, exit_margin: float) -> Resolved:
     """The parameters of a call: the index's where `params` is None; `faiss.SearchParametersIVF`
-    is taken too. Raises TypeError or RuntimeError for anything else, as FAISS does."""
+    is taken too. Raises TypeError or RuntimeError for anything else, as FAISS does, and
+    RuntimeError for an nprobe of 0."""
+    found = params
     if params is None:
-        return SearchParametersIVFQINCo(nprobe=nprobe, nshort=nshort, exit_margin=exit_margin)
-    if isinstance(params, faiss.SearchParametersIVF):
+        found = SearchParametersIVFQINCo(nprobe=nprobe)
+    elif isinstance(params, faiss.SearchParametersIVF):
         if getattr(params, "max_lists_num", 0):
             raise RuntimeError("max_lists_num is not supported: set nprobe")
-        names = ("nprobe", "max_codes", "quantizer_params")
         newer = {"ensure_topk_full": False, "max_empty_result_buckets": 0}  # than faiss 1.9
-        params = SearchParametersIVFQINCo(
-            sel=selector_of(params),
-            **{name: getattr(params, name) for name in names},
+        found = SearchParametersIVFQINCo(
+            nprobe=params.nprobe,
+            max_codes=params.max_codes,
+            **{name: given(params, name) for name in ("sel", "quantizer_params")},
             **{name: getattr(params, name, default) for name, default in newer.items()},
         )
-    if isinstance(params, faiss.SearchParameters):
+    elif isinstance(params, faiss.SearchParameters):
         raise RuntimeError(f"IndexIVFQINCo params have incorrect type: {type(params).__name__}")
-    if not isinstance(params, SearchParametersIVFQINCo):
+    elif isinstance(params, SearchParametersIVFQINCo):
+        # Checked again: its attributes may have been set since.
+        found = SearchParametersIVFQINCo(**{k: getattr(params, k) for k in params.__slots__})
+    else:
         raise TypeError(f"params: expected SearchParametersIVFQINCo, got {type(params)}")
-    given = {k: v for k, v in vars(params).items() if v is not None}
-    return SearchParametersIVFQINCo(**{"nshort": nshort, "exit_margin": exit_margin, **given})
+    if found.nprobe == 0:
+        raise RuntimeError("nprobe: expected at least 1, got 0")
+    margin = exit_margin if found.exit_margin is None else found.exit_margin
+    return Resolved(found, nshort, margin, params)

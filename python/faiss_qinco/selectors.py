@@ -54,13 +54,17 @@ def id_filter(sel: Any, n_threads: int) -> tuple[_core.IdFilter | None, int]:
     return _core.IdFilter.faiss(_address(sel), cheap), 1 if calls_python else n_threads
 
 
-def selector_of(params: Any) -> Any:
-    """The selector of `faiss.SearchParameters` as it was given: the attribute has lost its type."""
+def given(params: Any, name: str) -> Any:
+    """The attribute of `faiss.SearchParameters` as the object that was given: swig's attribute is a
+    pointer that has lost its type, and keeps nothing alive."""
+    value = getattr(params, name)
+    if value is None:
+        return None
     kept = getattr(params, "_sp_field_refs", {}).values()  # faiss 1.15; before: referenced_objects
-    for given in (*kept, *getattr(params, "referenced_objects", ())):
-        if isinstance(given, faiss.IDSelector) and _address(given) == _address(params.sel):
-            return given
-    return params.sel
+    for one in (*kept, *getattr(params, "referenced_objects", ())):
+        if hasattr(one, "this") and _address(one) == _address(value):
+            return one
+    return value
 
 
 def _address(sel: Any) -> int:

@@ -11,8 +11,8 @@ import faiss_qinco as fq
     [
         ("IVF1024,QINCo8x8_XS", 1024, 8, 8, "XS"),
         ("IVF64_HNSW16,QINCo16x8_M", 64, 16, 8, "M"),
-        ("IVF64_HNSW,QINCo4x6", 64, 4, 6, "S"),
-        ("QINCo8x8", None, 8, 8, "S"),
+        ("IVF64_HNSW,QINCo4x6", 64, 4, 6, "auto"),
+        ("QINCo8x8", None, 8, 8, "auto"),
         ("QINCo8_L", None, 8, 8, "L"),
         ("IVF8,QINCo2x4_auto", 8, 2, 4, "auto"),
     ],

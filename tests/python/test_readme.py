@@ -27,8 +27,8 @@ def test_importing_adding_and_searching_do_not_import_torch(filled, base, tmp_pa
     fq.write_index(filled, tmp_path / "index.fqi")
     np.save(tmp_path / "x.npy", base[:50])
     code = """
-import sys, numpy as np, faiss_qinco as fq, faiss_qinco.codec.config as config
-config.GPU_NODES = ()
+import sys, numpy as np, faiss_qinco as fq, faiss_qinco.codec.devices as devices
+devices.GPU_NODES = ()
 index, x = fq.read_index("index.fqi"), np.load("x.npy")
 index.add(x)
 assert (index.search(x, 1)[1] >= 0).all() and index.ntotal == 3050

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +18,8 @@ import pytest
 import faiss_qinco as fq
 
 SCRIPT = """
-    import os, sys
+    import os, signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import numpy as np
     import faiss_qinco as fq
 
@@ -98,3 +101,146 @@ def test_fork_after_a_search(command):
         command(program), stdout=subprocess.PIPE, text=True, timeout=120, check=True
     )
     assert output.stdout == "both the same\n"
+
+
+def test_fork_beside_threads(command):
+    """Those that search in the parent are not in the child, and it does not wait for them."""
+    program = """
+        import threading
+        stop = []
+        def search():
+            while not stop:
+                index.search(queries[:50], 5)
+        threads = [threading.Thread(target=search) for _ in range(3)]
+        for t in threads: t.start()
+        expected = index.search(queries[:20], 5)[1]
+        children = []
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                same = (index.search(queries[:20], 5)[1] == expected).all()
+                index.add(queries[:10])
+                os._exit(0 if same and index.ntotal == 3010 else 1)
+            children.append(child)
+        assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+        stop.append(1)
+        for t in threads: t.join()
+        print("all the same")
+    """
+    output = subprocess.run(
+        command(program), stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    )
+    assert output.stdout == "all the same\n"
+
+
+def test_concurrent_adds_give_each_id_once(empty, base):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: empty.add(base[50 * i : 50 * i + 50]), range(40)))
+    ids = np.concatenate([empty.lists.get_ids(l) for l in range(empty.nlist)])
+    assert empty.ntotal == len(ids) == 2000
+    np.testing.assert_array_equal(np.sort(ids), np.arange(2000))
+
+
+def test_everything_beside_add(filled, base, queries, tmp_path):
+    """Searches, saves, copies and resets while another thread adds: each sees a whole index."""
+    filled.nprobe = filled.nlist
+    stop = threading.Event()
+
+    def until_stopped(call):
+        n = 0
+        while not stop.is_set():
+            call()
+            n += 1
+        return n
+
+    def search():
+        D, I = filled.search(queries[:20], 5)
+        assert not np.isnan(D).any()
+        assert I.max() < 10**6
+
+    def save():
+        fq.write_index(filled, tmp_path / "index.fqi")
+        assert fq.read_index(tmp_path / "index.fqi").ntotal % 100 == 0
+
+    def clone():
+        twin = copy.copy(filled)
+        assert int(twin.lists.sizes().sum()) == twin.ntotal
+
+    def decode():
+        filled.range_search(queries[:5], 30_000.0)
+        try:
+            filled.reconstruct_n(0, 10)
+        except RuntimeError:  # it has just been reset
+            assert filled.ntotal < 5000
+
+    with ThreadPoolExecutor(5) as pool:
+        others = [
+            pool.submit(until_stopped, call) for call in (search, search, save, clone, decode)
+        ]
+        try:
+            end = time.monotonic() + 4
+            while time.monotonic() < end:
+                filled.add(base[:100])
+                if filled.ntotal > 6000:
+                    filled.reset()
+        finally:
+            stop.set()
+        assert all(other.result() > 0 for other in others)
+
+
+@pytest.mark.parametrize("n_rows", [1, 200_000])
+def test_ctrl_c_while_adding(command, n_rows):
+    """All or nothing: what is stored fits the count, can be saved, and read again."""
+    program = f"""
+        x = np.tile(queries, ({n_rows} // len(queries) + 1, 1))[:{n_rows}]
+        print("adding", flush=True)
+        try:
+            while True:
+                index.add(x)
+        except KeyboardInterrupt:
+            n = index.ntotal
+            assert (n - 3000) % {n_rows} == 0 and index.lists.sizes().sum() == n
+            fq.write_index(index, sys.argv[1] + ".new")
+            assert fq.read_index(sys.argv[1] + ".new").ntotal == n
+            print("interrupted")
+    """
+    with subprocess.Popen(command(program), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "adding\n"
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        try:
+            output = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+    assert output == "interrupted\n"
+
+
+def test_a_selector_may_search_and_may_not_add(filled, queries):
+    """A change inside a search of its own would wait for itself."""
+    expected = filled.search(queries[:1], 3)[1]
+
+    def searches(i):
+        return bool((filled.search(queries[:1], 3)[1] == expected).all())
+
+    def adds(i):
+        filled.add(queries[:1])
+
+    def found(is_member):
+        params = fq.SearchParametersIVFQINCo(sel=faiss.PyCallbackIDSelector(is_member))
+        return filled.search(queries[:1], 3, params=params)[1]
+
+    np.testing.assert_array_equal(found(searches), expected)
+    with pytest.raises(RuntimeError, match="inside a search"):
+        found(adds)
+    assert filled.ntotal == 3000
+
+
+def test_number_of_threads():
+    before = fq.get_num_threads()
+    for wrong, error in ((2.5, TypeError), ("2", TypeError), (0, ValueError), (-1, ValueError)):
+        with pytest.raises(error):
+            fq.set_num_threads(wrong)
+    fq.set_num_threads(np.int64(1))
+    assert fq.get_num_threads() == 1
+    fq.set_num_threads(None)
+    assert fq.get_num_threads() == before

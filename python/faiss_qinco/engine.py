@@ -1,0 +1,200 @@
+"""What a trained index runs on: the codec and what makes it searchable, as one engine object of the
+extension, which also owns vectors, ids and the lock.
+
+Build:  x -> coarse assignment -> beam encoding -> bias -> inverted lists (`add`)
+Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking -> D, I,
+        one call of the extension; on a GPU, encoding and re-ranking are torch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .coarse import NoLists, Quantizer
+from .codec.codec import QINCoCodec
+from .codec.devices import resolve_device
+from .params import Resolved
+from .progress import progress_bar
+from .ranking.early_exit import Checkpoint, pack_checkpoints
+from .selectors import id_filter
+from .threads import get_num_threads
+
+BLOCK = 1 << 16  # vectors encoded at a time: what `add` holds beside x is their codes
+LARGEST = (1 << 62) - 1  # what the extension's sizes take
+
+
+class Engine:
+    """A trained index without its surface.
+
+    Attributes
+    ----------
+    codec : QINCoCodec, with a student or without.
+    centroids : (nlist, d) float32, what the additive codebooks' residuals are to.
+    additive : (M, K, d) float32, the codebooks of the tables.
+    checkpoints : of early exit.
+    core : `_core.Engine`: lists, ids and the calls on them. Searches run together; nothing overlaps
+        with a change.
+    """
+
+    def __init__(
+        self,
+        codec: QINCoCodec,
+        centroids: np.ndarray,
+        additive: np.ndarray,
+        checkpoints: list[Checkpoint],
+        metric: int,
+    ) -> None:
+        self.codec, self.centroids, self.additive = codec, centroids, additive
+        self.checkpoints, self.metric = checkpoints, metric
+        self.core = _core.Engine(
+            nlist=len(centroids),
+            M=codec.M,
+            nbits=codec.nbits,
+            metric=metric,
+            centroids=centroids,
+            tables=_core.AdditiveTables(additive),
+            weights=codec.weights,
+            early_exit=pack_checkpoints(checkpoints, codec.M, codec.K, codec.d),
+            student=None if codec.student is None else codec.student.weights,
+        )
+
+    def set_ranking(self, codec: QINCoCodec, checkpoints: list[Checkpoint]) -> None:
+        """Another student of the same codec, or none, and its checkpoints."""
+        self.core.set_ranking(
+            pack_checkpoints(checkpoints, codec.M, codec.K, codec.d),
+            None if codec.student is None else codec.student.weights,
+        )
+        self.codec, self.checkpoints = codec, checkpoints
+
+    # -- build --------------------------------------------------------------------------------
+
+    def encode(
+        self, x: np.ndarray, list_no: np.ndarray | None, device: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """x (n, d) float32 and its lists (n,) int64 (None: the nearest centroids) -> list_no, -1
+        for rows that are not stored, and codes (n, M) uint8. Not stored are those that no list was
+        found for, that hold NaN or inf, or whose squares overflow."""
+        A, B = self.codec.config.beam(self.codec.K)
+        n_threads = get_num_threads()
+        device = resolve_device(device)
+        if device == "cpu":
+            return self.core.encode(x, list_no=list_no, A=A, B=B, n_threads=n_threads)
+        if list_no is None and self.codec.nlist is not None:
+            list_no = _core.assign(self.centroids, x, 1, self.metric, n_threads)[0][:, 0]
+        found = np.zeros(len(x), np.int64) if list_no is None else list_no
+        found = np.where(self.codec.encodable(x), found, -1)
+        codes = np.zeros((len(x), self.codec.M), np.uint8)
+        rows = np.flatnonzero(found >= 0)
+        if len(rows):
+            lists = None if self.codec.nlist is None else found[rows]
+            codes[rows] = self.codec.encode(x[rows], lists, device=device)[:, -self.codec.M :]
+        return found, codes
+
+    def add(
+        self,
+        x: Any,
+        ids: np.ndarray | None,
+        coarse: NoLists | Quantizer,
+        device: str,
+        progress: bool,
+    ) -> None:
+        """Encode and store x (n, d), any real dtype, all or nothing; ids (n,) int64, None: the next
+        numbers."""
+        n = x.shape[0]
+        list_no = np.empty(n, np.int64)
+        codes = np.empty((n, self.codec.M), np.uint8)
+        with progress_bar("adding", n, "vector", progress) as bar:
+            for begin in range(0, n, BLOCK):
+                part = slice(begin, begin + BLOCK)
+                rows = np.ascontiguousarray(x[part], np.float32)
+                list_no[part], codes[part] = self.encode(rows, coarse.assign(rows), device)
+                bar.to(begin + len(rows))
+        self.core.add(list_no, codes, ids=ids, n_threads=get_num_threads())
+
+    # -- search -------------------------------------------------------------------------------
+
+    def _scan(
+        self, params: Resolved, probed: tuple[np.ndarray | None, np.ndarray | None]
+    ) -> dict[str, Any]:
+        """Where and how to scan: what all calls have in common."""
+        given, (list_no, distance) = params.given, probed
+        filter, n_threads = id_filter(given.sel, get_num_threads())
+        nprobe = min(given.nprobe, len(self.centroids)) if list_no is None else list_no.shape[1]
+        return {
+            "nprobe": nprobe,
+            "coarse_list_no": list_no,
+            "coarse_score": distance,
+            "filter": filter,
+            "max_codes": min(given.max_codes, LARGEST),
+            "n_threads": n_threads,
+        }
+
+    def search(
+        self,
+        x: np.ndarray,
+        k: int,
+        params: Resolved,
+        probed: tuple[np.ndarray | None, np.ndarray | None],
+        D: np.ndarray,
+        I: np.ndarray,
+        device: str,
+    ) -> None:
+        """The k nearest of each query x (n, d) float32, into D and I (n, k)."""
+        scan, nshort = self._scan(params, probed), min(params.nshort(k), LARGEST)
+        full = params.given.ensure_topk_full and scan["max_codes"] > 0
+        if full:
+            scan["max_codes"] = max(scan["max_codes"], k)
+        scan["whole_lists"] = full
+        device = resolve_device(device) if nshort else "cpu"
+        if device == "cpu":
+            self.core.search(x, k, nshort=nshort, exit_margin=params.exit_margin, D=D, I=I, **scan)
+            return
+
+        from .ranking.rerank import rerank
+
+        n_short = min(max(nshort, k), max(self.core.n_stored, 1))
+
+        def shortlist(part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            chosen = {
+                name: None if scan[name] is None else scan[name][part]
+                for name in ("coarse_list_no", "coarse_score")
+            }
+            return self.core.shortlist(x[part], n_short, **(scan | chosen))
+
+        D[...], I[...] = rerank(self.codec, x, shortlist, n_short, k, self.metric, device)
+
+    def range_search(
+        self,
+        x: np.ndarray,
+        radius: float,
+        params: Resolved,
+        probed: tuple[np.ndarray | None, np.ndarray | None],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(lims, D, I) of what is nearer than the radius, or more similar."""
+        return self.core.range_search(
+            x,
+            radius,
+            nshort=min(params.nshort(1), LARGEST),
+            exit_margin=params.exit_margin,
+            max_empty_lists=min(params.given.max_empty_result_buckets, LARGEST),
+            **self._scan(params, probed),
+        )
+
+    # -- reconstruction -----------------------------------------------------------------------
+
+    def decode(self, list_no: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """list_no (n,) int64 and codes (n, M) uint8 -> (n, d) float32."""
+        return self.codec.decode_lists(list_no if self.codec.nlist is not None else None, codes)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by what holds them; see `IndexIVFQINCo.memory_usage`."""
+        tails = sum(c.tail.nbytes for c in self.checkpoints)
+        return dict(self.core.memory()) | {
+            "centroids": 2 * self.centroids.nbytes,
+            "tables": 3 * self.additive.nbytes + 2 * tails,
+            "codec": sum(t.nbytes for t in self.codec.state()[1].values()),
+            "precomputed_table": self.core.table_nbytes,
+        }
