@@ -4,10 +4,9 @@ with the package: same vectors, same centroids, same nprobe. Takes about a minut
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,28 @@ import faiss
 import numpy as np
 
 from .codec.codec import QINCoCodec
-from .codec.config import TrainingConfig
 from .factory import index_factory
 from .threads import get_num_threads
-from .tools.evaluate import RANKS, format_table, measure, mse, set_threads
-from .tools.plots import plot_recall
+from .tools.evaluate import RANKS, Point, columns, measure_search, mse
+from .tools.options import add_threads, check_out, number, use_threads
+from .tools.plots import plot_ranks
+from .training.config import TrainingConfig
 
 DATA = Path(__file__).parent / "data" / "sift_demo"
 CODEC = DATA / "codec.safetensors"
-TRAINED_BEFORE = "before, on the same: the shipped codec, two minutes of --train."
+TRAINED_BEFORE = "before, on the same: the shipped codec, 90 seconds of --train."
 NLIST, M, NBITS, NPROBE = 32, 8, 8, 8
+NOISE = 0.25
+EXAMPLE = "faiss-qinco demo"
 NORM_BYTES = 4  # beside the code: RQ's norm and QINCo's bias, both float32
+# Operating points: what the table says of nshort, and what is set.
+PLAIN: list[tuple[str, dict[str, Any]]] = [("-", {})]
+SHORTLISTS: list[tuple[str, dict[str, Any]]] = [
+    ("0", {"nshort": 0}),
+    ("10", {"nshort": 10}),
+    ("100", {"nshort": 100}),
+    ("max(100, 4k)", {"nshort": None}),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,22 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train", action="store_true", help="train a codec instead of using the one that is here"
     )
     parser.add_argument(
-        "--seconds", type=_positive(float), default=60.0, metavar="N",
+        "--seconds", type=number(float), default=60.0, metavar="N",
         help="time budget of --train (default: 60)",
     )  # fmt: skip
-    parser.add_argument(
-        "--save", type=Path, metavar="FILE", help="write the codec that was used to a file"
-    )
-    parser.add_argument(
-        "--threads", type=_positive(int), metavar="N", help="threads to use (default: all)"
-    )
+    parser.add_argument("--save", metavar="FILE", help="write the codec that was used to a file")
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the demo: the table and what was compared go to stdout, progress to stderr."""
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.threads is not None:
-        set_threads(args.threads)
+    if args.save is not None:
+        check_out(args.save)
+    use_threads(args)
     learn, base, query, groundtruth = load()
     d, nlist, codec = base.shape[1], NLIST, None
     if not args.train and CODEC.exists():
@@ -71,43 +78,50 @@ def run(args: argparse.Namespace) -> None:
     pq: Any = faiss.index_factory(d, f"IVF{nlist},PQ{M}x{NBITS}")
     pq.do_polysemous_training = False  # ten seconds, for a kind of search that is not used here
     rq: Any = faiss.index_factory(d, f"IVF{nlist},RQ{M}x{NBITS}_Nfloat")
-    # n_validation: leaves enough training vectors for faiss's k-means not to warn.
-    training = TrainingConfig(max_seconds=args.seconds, epochs=10_000, n_validation=500, noise=0.25)
+    # n_validation: leaves enough training vectors for faiss's k-means not to warn. noise: ten
+    # thousand vectors would otherwise be learnt by heart.
+    training = TrainingConfig(
+        max_seconds=args.seconds, epochs=10_000, n_validation=500, noise=NOISE
+    )
     qinco: Any = index_factory(d, f"IVF{nlist},QINCo{M}x{NBITS}_XS", training=training)
-    results = []
-    for name, index, extra_bytes in (
-        (f"IVF{nlist},PQ{M}x{NBITS}", pq, 0),
-        (f"IVF{nlist},RQ{M}x{NBITS}", rq, NORM_BYTES),
-        (f"IVF{nlist},QINCo{M}x{NBITS}", qinco, NORM_BYTES),
+    code_bytes = M * NBITS // 8
+    rows = [["method", "nshort", "bytes", "MSE", *(c for r in RANKS for c in (f"R@{r}", "QPS"))]]
+    points: dict[int, list[Point]] = {rank: [] for rank in RANKS}
+    for name, index, stored, settings in (
+        (f"IVF{nlist},PQ{M}x{NBITS}", pq, code_bytes, PLAIN),
+        (f"IVF{nlist},RQ{M}x{NBITS}", rq, code_bytes + NORM_BYTES, PLAIN),
+        (f"IVF{nlist},QINCo{M}x{NBITS}", qinco, code_bytes + NORM_BYTES, SHORTLISTS),
     ):
         _say(f"{name}: training, adding {len(base)} vectors, searching {len(query)}")
         index.quantizer.add(centroids)  # k-means is then left out of `train`
-        start = time.perf_counter()
         if index is qinco and codec is not None:
             qinco.train_from_codec(learn, codec)
         else:
-            index.train(learn)
-        seconds = time.perf_counter() - start
+            with contextlib.redirect_stdout(sys.stderr):  # what it says beforehand is no result
+                index.train(learn)
         index.add(base)
         index.nprobe = NPROBE
-        results.append(
-            measure(
-                name,
-                partial(index.search, k=max(RANKS)),
-                query,
-                groundtruth,
-                mse=mse(index, base),
-                code_bytes=M * NBITS // 8,
-                extra_bytes=extra_bytes,
-                train_seconds=None if index is qinco and codec is not None else seconds,
-            )
-        )
+        error = mse(index, base)
+        for label, parameters in settings:
+            row: list[str] = [name, label, str(stored), f"{error:.0f}"]
+            for k in RANKS:
+                found = measure_search(index, query, groundtruth, k, parameters)
+                shown = dict.fromkeys(parameters, label)
+                points[k].append(Point(name, shown, stored, found.recall[k], found.qps))
+                row += [f"{found.recall[k]:.3f}", f"{found.qps:.0f}"]
+            rows.append(row)
 
-    print(format_table(results))
+    print(columns(rows))
+    reachable = _in_probed_lists(centroids, base, query, groundtruth[:, 0])
     print(
         f"\nSame {len(base)} base vectors (SIFT, d {d}), same {nlist} centroids, same nprobe "
-        f"{NPROBE}, same code size.\n"
-        f"Squared L2, {get_num_threads()} threads. QINCo re-ranks a shortlist of {qinco.nshort}.\n"
+        f"{NPROBE}, codes of {code_bytes} bytes.\n"
+        f"Squared L2, {get_num_threads()} threads. R@k and the queries per second beside it are of "
+        "searches for k results.\n"
+        f"The lists visited hold the nearest neighbour of {reachable:.3f} of the queries: more no "
+        "code can reach.\n"
+        "QINCo's networks re-rank nshort vectors, at least k; 0: none, tables only; "
+        "max(100, 4k): the default.\n"
         f"PQ and RQ were trained now, on the {len(learn)} learn vectors; QINCo "
         + ("now, on the same." if codec is None else TRAINED_BEFORE)
     )
@@ -115,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
         qinco.codec.save(args.save)
     path = args.out / "faiss_qinco_demo.png"
     try:
-        plot_recall(results, path, f"Codes of {M * NBITS // 8} bytes, {len(base)} SIFT descriptors")
+        plot_ranks(points, path, f"Codes of {code_bytes} bytes, {len(base)} SIFT descriptors")
         print(f"Plot: {os.fspath(path)}")
     except ImportError as error:
         _say(f"no plot: {error}")
@@ -129,15 +143,12 @@ def load() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return learn, base, query, np.load(DATA / "groundtruth.npy")
 
 
-def _positive(kind: type[int] | type[float]) -> Any:
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse: "invalid int value"
-    return parse
+def _in_probed_lists(
+    centroids: np.ndarray, base: np.ndarray, query: np.ndarray, nearest: np.ndarray
+) -> float:
+    """The fraction of queries whose nearest base vector is in the lists that they visit."""
+    visited = faiss.knn(query, centroids, NPROBE)[1]
+    return float((visited == faiss.knn(base[nearest], centroids, 1)[1]).any(axis=1).mean())
 
 
 def _say(text: str) -> None:

@@ -52,16 +52,34 @@ class Point:
     Attributes
     ----------
     name : the method, in the manner of a factory string.
-    parameters : of its search, by name, in the order in which to show them.
+    parameters : of its search, by name, as they are to be shown.
     stored_bytes : what is stored per vector for the scan: the code and what stands beside it.
     recall : R@r, a fraction.
     qps : queries per second.
     """
 
     name: str
-    parameters: dict[str, float]
+    parameters: dict[str, Any]
     stored_bytes: int
     recall: float
+    qps: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one index with one setting of its search, at one k.
+
+    Attributes
+    ----------
+    parameters : of the search, by name, in the order in which to show them.
+    k : results per query.
+    recall : R@r by rank r up to k, fractions.
+    qps : queries per second.
+    """
+
+    parameters: dict[str, Any]
+    k: int
+    recall: dict[int, float]
     qps: float
 
 
@@ -142,6 +160,28 @@ def measure(
     return Result(name, code_bytes, code_bytes + extra_bytes, mse, recall, qps, train_seconds)
 
 
+def measure_search(
+    index: Any,
+    queries: np.ndarray,
+    groundtruth: np.ndarray,
+    k: int,
+    parameters: dict[str, Any],
+    repeats: int = 3,
+) -> Measured:
+    """Search for k results once for R@1, R@10, R@100 (those up to k, and R@k), then `repeats` times
+    for the speed.
+
+    index: faiss's or ours; parameters: attributes of it to set first, and they stay; the rest is
+    as in `recall_at`.
+    """
+    for name, value in parameters.items():
+        setattr(index, name, value)
+    ranks = sorted({*(r for r in RANKS if r < k), k})
+    recall = recall_at(index.search(queries, k)[1], groundtruth, ranks)
+    qps = queries_per_second(lambda q: index.search(q, k), queries, repeats)
+    return Measured(parameters, k, recall, qps)
+
+
 def pareto_front(points: Sequence[Point]) -> list[Point]:
     """The points that no other excels: none has as much recall and more speed, or the reverse.
 
@@ -191,6 +231,14 @@ def format_table(results: Sequence[Result], reference: str | None = None) -> str
             seconds = result.train_seconds
             row.append("-" if seconds is None else f"{seconds:.0f}")
         rows.append(row)
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells as plain text: the first column to the left, others to the right.
+
+    The first row is the head.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
@@ -198,7 +246,7 @@ def format_table(results: Sequence[Result], reference: str | None = None) -> str
 
 
 def write_json(
-    path: str | os.PathLike[str], results: Sequence[Result | Point], **context: Any
+    path: str | os.PathLike[str], results: Sequence[Result | Point | Measured], **context: Any
 ) -> None:
     """Write {**context, "results": [...]} as JSON. Raises OSError."""
     content = {**context, "results": [dataclasses.asdict(result) for result in results]}
