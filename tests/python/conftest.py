@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import faiss
@@ -11,7 +12,22 @@ import pytest
 import faiss_qinco as fq
 
 DATA = Path(fq.__file__).parent / "data" / "sift_demo"
+FAST = {  # modules that train nothing
+    "test_additive", "test_container", "test_data", "test_evaluate", "test_factory", "test_golden",
+    "test_index_model", "test_model", "test_plots", "test_structure", "test_vectors",
+}  # fmt: skip
 TINY = fq.QINCoConfig(L=1, d_e=None, d_h=32, A=8, B=4, train_A=4, train_B=2)
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works, also where the tests are a shell's background job, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in FAST:
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +51,9 @@ def groundtruth() -> np.ndarray:
 
 
 def training(**kwargs) -> fq.TrainingConfig:
-    return fq.TrainingConfig(**{"epochs": 2, "progress": False, "n_validation": 512, **kwargs})
+    """Without a clock, so that the same settings give the same codec."""
+    settings = {"epochs": 2, "max_seconds": None, "progress": False, "n_validation": 512}
+    return fq.TrainingConfig(**{**settings, **kwargs})
 
 
 def new_index(metric: int = faiss.METRIC_L2, nbits: int = 8, **kwargs) -> fq.IndexIVFQINCo:
