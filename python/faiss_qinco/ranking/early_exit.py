@@ -59,11 +59,9 @@ def checkpoint_codes(M: int, ivf: bool, student: bool) -> list[int]:
     return sorted(n for n in often if (1 if ivf else 2) <= n < M) + [M] * student
 
 
-def pack_checkpoints(
-    checkpoints: list[Checkpoint], M: int, K: int, d: int, ks: Sequence[int] = KS
-) -> _core.EarlyExit:
-    """The form that the extension takes. ks: what the margins are for."""
-    packed = _core.EarlyExit(M, K, d, list(ks))
+def pack_checkpoints(checkpoints: list[Checkpoint], M: int, K: int, d: int) -> _core.EarlyExit:
+    """The form that the extension takes."""
+    packed = _core.EarlyExit(M, K, d, list(KS))
     for c in checkpoints:
         packed.add_checkpoint(c.n_codes, c.margins, c.tail, c.range_margin)
     return packed
