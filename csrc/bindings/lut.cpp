@@ -32,20 +32,6 @@ Floats compute(const AdditiveTables& self, const Floats& q, int metric, int n_th
   return out;
 }
 
-Floats bias(const AdditiveTables& self, const Floats& centroids, const Ids& list_no,
-            const Bytes& codes, int n_threads) {
-  check_array("centroids", centroids, {kAny, self.d()});
-  check_array("list_no", list_no, {kAny});
-  const auto n = list_no.shape(0);
-  check_array("codes", codes, {n, self.M()});
-  Floats out(n);
-  float* values = out.mutable_data();
-  const Execution run = execution(n_threads);
-  const py::gil_scoped_release nogil;
-  self.bias(centroids.shape(0), centroids.data(), n, list_no.data(), codes.data(), values, run);
-  return out;
-}
-
 }  // namespace
 
 void bind_lut(py::module_& m) {
@@ -60,11 +46,7 @@ void bind_lut(py::module_& m) {
       .def_property_readonly("d", &AdditiveTables::d)
       .def("compute", compute, arg("q"), arg("metric") = 1, arg("n_threads") = 1,
            "Look-up tables (nq, M, K) float32 of queries (nq, d): -2 <q, C> for L2, -<q, C> for "
-           "inner product (scores are minimised).")
-      .def("bias", bias, arg("centroids"), arg("list_no"), arg("codes"), arg("n_threads") = 1,
-           "The L2 bias 2 <centroid, r> + |r|^2 of stored vectors, (n) float32; for inner product "
-           "store zeros. centroids (nlist, d) float32, list_no (n) int64, codes (n, M) uint8; 0 "
-           "where list_no is -1.");
+           "inner product (scores are minimised).");
 }
 
 }  // namespace fq::bind

@@ -34,9 +34,6 @@ class AdditiveTables:
     @property
     def d(self) -> int: ...
     def compute(self, q: _Floats, metric: int = 1, n_threads: int = 1) -> _Floats: ...
-    def bias(
-        self, centroids: _Floats, list_no: _Ids, codes: _Codes, n_threads: int = 1
-    ) -> _Floats: ...
 
 class QincoWeights:
     def __init__(
