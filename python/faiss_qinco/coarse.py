@@ -26,7 +26,11 @@ class NoLists:
     nlist = None
 
     def train(
-        self, data: TrainingSet, codec: QINCoCodec | None = None, progress: bool = False
+        self,
+        data: TrainingSet,
+        codec: QINCoCodec | None = None,
+        progress: bool = False,
+        verbose: bool = False,
     ) -> None:
         """Nothing to train, and no centroids."""
 
@@ -48,7 +52,6 @@ class Quantizer:
         self.cp = faiss.ClusteringParameters()
         self.cp.niter = 10
         self.cp.spherical = metric == faiss.METRIC_INNER_PRODUCT
-        self.verbose = False
 
     def is_flat(self) -> bool:
         """Whether the extension can take its place."""
@@ -64,7 +67,11 @@ class Quantizer:
             return np.ascontiguousarray(self.index.reconstruct_n(0, self.nlist), np.float32)
 
     def train(
-        self, data: TrainingSet, codec: QINCoCodec | None = None, progress: bool = False
+        self,
+        data: TrainingSet,
+        codec: QINCoCodec | None = None,
+        progress: bool = False,
+        verbose: bool = False,
     ) -> np.ndarray:
         """Centroids (nlist, d) float32 by k-means, or the codec's where it has been given; those of
         the quantizer are kept where it holds nlist already, as in FAISS.
@@ -72,7 +79,9 @@ class Quantizer:
         Raises ValueError where these are not the codec's.
         """
         if not (self.index.is_trained and self.index.ntotal == self.nlist):
-            centroids = self._cluster(data, progress) if codec is None else codec.centroids()
+            centroids = (
+                self._cluster(data, progress, verbose) if codec is None else codec.centroids()
+            )
             with library_threads(torch_too=False):
                 self.index.reset()
                 if not self.index.is_trained:
@@ -85,12 +94,12 @@ class Quantizer:
             raise ValueError("quantizer: its centroids are not the codec's")
         return centroids
 
-    def _cluster(self, data: TrainingSet, progress: bool) -> np.ndarray:
+    def _cluster(self, data: TrainingSet, progress: bool, verbose: bool) -> np.ndarray:
         """faiss's k-means, one iteration at a time: for the bar, and for Ctrl-C."""
         cp = self.cp
+        cp.verbose = verbose
         x = data.sample(self.nlist * cp.max_points_per_centroid, cp.seed)
         clustering = faiss.Clustering(self.d, self.nlist, cp)
-        clustering.verbose = self.verbose
         index = faiss.IndexFlat(self.d, self.metric)
         n_calls = cp.niter if cp.nredo == 1 else 1
         if n_calls > 1:

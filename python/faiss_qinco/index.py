@@ -236,7 +236,7 @@ class _QINCoIndex:
                 self.training,
             )  # fmt: skip
             print(expected, file=sys.stderr)
-        centroids = self._coarse.train(data, progress=progress)
+        centroids = self._coarse.train(data, None, progress, bool(self.verbose))
         data, list_no = self._assigned(data, centroids)
         codec = train_codec(
             data, self.M, self.nbits, self._config, self.training, centroids, list_no,
@@ -581,10 +581,9 @@ class IndexIVFQINCo(_QINCoIndex):
         config: str | QINCoConfig = "auto",
         training: TrainingConfig | None = None,
     ) -> None:
-        d = integer("d", d, 1, 1 << 20)
+        d, nlist = integer("d", d, 1, 1 << 20), integer("nlist", nlist, 1, 1 << 40)
         coarse = Quantizer(_checked_quantizer(quantizer, d), d, nlist, metric)
         super().__init__(coarse, d, nlist, M, nbits, metric, config, training)
-        coarse.nlist = self.nlist
         self._nprobe, self.own_fields, self.parallel_mode = 1, True, 0
 
     def _factory_string(self) -> str:
