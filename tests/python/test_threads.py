@@ -44,6 +44,18 @@ def command(filled_image, queries, tmp_path):
     return command
 
 
+def interrupted(arguments: list[str], word: str, seconds: float) -> str:
+    """What a program prints after the word, when Ctrl-C comes so long after it."""
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == f"{word}\n"
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        try:
+            return process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+
+
 def test_concurrent_searches(filled, queries):
     filled.nprobe = 5
     every_third = faiss.IDSelectorBatch(np.arange(0, 3000, 3))
@@ -76,15 +88,7 @@ def test_ctrl_c(command, call):
             assert (index.search(queries[:5], 10)[1] == expected).all()
             print("interrupted")
     """
-    with subprocess.Popen(command(program), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "searching\n"
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        try:
-            output = process.communicate(timeout=60)[0]
-        finally:
-            process.kill()
-    assert output == "interrupted\n"
+    assert interrupted(command(program), "searching", 0.5) == "interrupted\n"
 
 
 def test_fork_after_a_search(command):
@@ -204,15 +208,7 @@ def test_ctrl_c_while_adding(command, n_rows):
             assert fq.read_index(sys.argv[1] + ".new").ntotal == n
             print("interrupted")
     """
-    with subprocess.Popen(command(program), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "adding\n"
-        time.sleep(0.7)
-        process.send_signal(signal.SIGINT)
-        try:
-            output = process.communicate(timeout=60)[0]
-        finally:
-            process.kill()
-    assert output == "interrupted\n"
+    assert interrupted(command(program), "adding", 0.7) == "interrupted\n"
 
 
 def test_a_selector_may_search_and_may_not_add(filled, queries):
