@@ -62,12 +62,14 @@ std::shared_ptr<Engine> make(idx_t nlist, int M, int nbits, int metric, const Fl
                              std::shared_ptr<AdditiveTables> tables,
                              std::shared_ptr<QincoWeights> weights,
                              std::shared_ptr<EarlyExit> early_exit,
-                             std::shared_ptr<QincoWeights> student) {
+                             std::shared_ptr<QincoWeights> student,
+                             const std::optional<Floats>& bases) {
   check(tables != nullptr, "tables: expected AdditiveTables, got None");
   check_array("centroids", centroids, {nlist, tables->d()});
-  return std::make_shared<Engine>(
-      Engine::Parts{nlist, M, nbits, to_metric(metric), centroids.data(), std::move(tables),
-                    std::move(weights), std::move(early_exit), std::move(student)});
+  if (bases) check_array("bases", *bases, {nlist, tables->d()});
+  return std::make_shared<Engine>(Engine::Parts{
+      nlist, M, nbits, to_metric(metric), centroids.data(), std::move(tables), std::move(weights),
+      std::move(early_exit), std::move(student), bases ? bases->data() : nullptr});
 }
 
 // -- search -----------------------------------------------------------------------------------
@@ -321,13 +323,16 @@ void bind_engine(py::module_& m) {
       "those that come later for it; a wait ends with Ctrl-C. Inside a search (in its filter) or "
       "`reading` the thread may search and read again, and gets RuntimeError for a change. After "
       "a fork the child can use the engine if no other thread was inside a call of it.")
-      .def(py::init(&make), py::kw_only(), arg("nlist"), arg("M"), arg("nbits"), arg("metric"),
-           arg("centroids"), arg("tables"), arg("weights").none(true), arg("early_exit") = none,
-           arg("student") = none,
-           "centroids (nlist, d) float32, copied. weights None: tables only. early_exit: an "
-           "EarlyExit, None: a shortlist is decoded to the end. student: weights of a cheaper "
-           "model of the same codes, which decodes up to the checkpoints of early_exit. ValueError "
-           "where they do not fit together or are not finite. None of them may be changed later.")
+      .def(
+          py::init(&make), py::kw_only(), arg("nlist"), arg("M"), arg("nbits"), arg("metric"),
+          arg("centroids"), arg("tables"), arg("weights").none(true), arg("early_exit") = none,
+          arg("student") = none, arg("bases") = none,
+          "centroids (nlist, d) float32, by which lists are chosen, and bases (nlist, d), what the "
+          "tables' residuals are to, None: the centroids; both are copied. weights None: tables "
+          "only. early_exit: an "
+          "EarlyExit, None: a shortlist is decoded to the end. student: weights of a cheaper "
+          "model of the same codes, which decodes up to the checkpoints of early_exit. ValueError "
+          "where they do not fit together or are not finite. None of them may be changed later.")
       .def_property_readonly("d", &Engine::d)
       .def_property_readonly("nlist", &Engine::nlist)
       .def_property_readonly("M", &Engine::M)

@@ -32,6 +32,10 @@ Engine::Engine(const Parts& parts)
         " and K = ", lists_.K(), ", got M = ", tables_->M(), " and K = ", tables_->K());
   check_finite("centroids", parts.centroids, nlist() * d());
   centroids_.assign(parts.centroids, parts.centroids + nlist() * d());
+  if (parts.bases) {
+    check_finite("bases", parts.bases, nlist() * d());
+    own_bases_.assign(parts.bases, parts.bases + nlist() * d());
+  }
   if (weights_) {
     const QincoWeights& w = *weights_;
     check(w.d() == d(), "weights: expected d = ", d(), ", got ", w.d());
@@ -56,7 +60,7 @@ void Engine::check_ranking(const EarlyExit* e, const QincoWeights* s) const {
 }
 
 SearchParts Engine::parts() const {
-  return {lists_,         centroids_.data(), *tables_,       metric_,
+  return {lists_,         centroids_.data(), bases(),        *tables_,    metric_,
           weights_.get(), early_exit_.get(), student_.get(), table_.get()};
 }
 
@@ -152,8 +156,7 @@ void Engine::reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) c
 void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const idx_t* ids,
                  const Execution& run) {
   std::vector<float> bias(static_cast<std::size_t>(n));  // inner products have none
-  if (metric_ == Metric::L2)
-    tables_->bias(nlist(), centroids_.data(), n, list_no, codes, bias.data(), run);
+  if (metric_ == Metric::L2) tables_->bias(nlist(), bases(), n, list_no, codes, bias.data(), run);
 
   const SharedLock::Writing writing(lock_, run.interrupted);
   check<StateError>(!ids || !map_, "add_with_ids does not work with a direct map; clear it first");

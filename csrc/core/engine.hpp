@@ -28,6 +28,7 @@ class Engine {
     std::shared_ptr<const QincoWeights> weights = {};  // null: only nshort 0, and no encoding
     std::shared_ptr<const EarlyExit> early_exit = {};  // null: none
     std::shared_ptr<const QincoWeights> student = {};  // null: none
+    const float* bases = nullptr;  // (nlist, d), what residuals are to, copied; null: the centroids
   };
   explicit Engine(const Parts& parts);  // CheckError where they do not fit together
 
@@ -88,12 +89,14 @@ class Engine {
 
  private:
   SearchParts parts() const;
+  const float* bases() const { return own_bases_.empty() ? centroids_.data() : own_bases_.data(); }
   void check_ranking(const EarlyExit* early_exit, const QincoWeights* student) const;
 
   const Metric metric_;
   const std::shared_ptr<const AdditiveTables> tables_;
   const std::shared_ptr<const QincoWeights> weights_;
   std::vector<float> centroids_;
+  std::vector<float> own_bases_;  // empty: the centroids
 
   mutable SharedLock lock_;  // of the rest
   InvertedLists lists_;

@@ -55,17 +55,19 @@ void probe(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq,
   parts.tables.compute(nq, q, parts.metric, w.lut.data());
   w.list_no.resize(static_cast<std::size_t>(n));
   w.coarse_score.resize(static_cast<std::size_t>(n));
+  const bool same = parts.bases == parts.centroids;
   if (!a.coarse_list_no) {
     assign_block(parts.lists.nlist(), parts.centroids, d, nq, q, nprobe, parts.metric, w.coarse,
                  w.list_no.data(), w.coarse_score.data());
-    return;
+    if (same) return;
+  } else {
+    std::copy_n(a.coarse_list_no + begin * nprobe, n, w.list_no.data());
   }
-  std::copy_n(a.coarse_list_no + begin * nprobe, n, w.list_no.data());
   for (idx_t i = 0; i < n; ++i) {
     if (w.list_no[i] == -1) continue;
-    if (!a.coarse_score) {
-      const float* centroid = parts.centroids + w.list_no[i] * d;
-      w.coarse_score[i] = exact_score(q + i / nprobe * d, centroid, d, parts.metric);
+    if (!same || !a.coarse_score) {
+      const float* base = parts.bases + w.list_no[i] * d;
+      w.coarse_score[i] = exact_score(q + i / nprobe * d, base, d, parts.metric);
     } else {
       const float distance = a.coarse_score[begin * nprobe + i];
       w.coarse_score[i] = parts.metric == Metric::L2 ? distance : -distance;

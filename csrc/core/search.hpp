@@ -20,7 +20,8 @@ namespace fq {
 // What is searched. Not checked: Engine has done so.
 struct SearchParts {
   const InvertedLists& lists;
-  const float* centroids;  // (nlist, d)
+  const float* centroids;  // (nlist, d), by which lists are chosen
+  const float* bases;      // (nlist, d), what the residuals are to; may be the centroids
   const AdditiveTables& tables;
   Metric metric;
   const QincoWeights* weights;  // null: only with nshort 0
@@ -39,7 +40,8 @@ struct SearchArgs {
   const IdFilter* filter = nullptr;  // null: all ids
   ScanLimits limits = {};
   // Lists already chosen, (n, nprobe) with -1 for none; null: the nearest of the centroids. Their
-  // scores are FAISS distances (similarities for inner product); null: from the centroids.
+  // scores are FAISS distances (similarities for inner product), of use only where these are the
+  // bases; null: computed.
   const idx_t* coarse_list_no = nullptr;
   const float* coarse_score = nullptr;
 };

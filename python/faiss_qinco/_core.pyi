@@ -141,6 +141,7 @@ class Engine:
         weights: QincoWeights | None,
         early_exit: EarlyExit | None = None,
         student: QincoWeights | None = None,
+        bases: _Floats | None = None,
     ) -> None: ...
     @property
     def d(self) -> int: ...

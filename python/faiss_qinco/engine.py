@@ -26,13 +26,22 @@ BLOCK = 1 << 16  # vectors encoded at a time: what `add` holds beside x is their
 LARGEST = (1 << 62) - 1  # what the extension's sizes take
 
 
+def residual_bases(codec: QINCoCodec, centroids: np.ndarray | None) -> np.ndarray:
+    """What the residuals of a list are to, (nlist, d) float32: the codec's own bases where it has
+    them apart from the centroids, else these; without lists (None) the mean."""
+    if centroids is None:
+        return codec.mean[None]
+    return centroids if codec.own_centroids is None else codec.bases()
+
+
 class Engine:
     """A trained index without its surface.
 
     Attributes
     ----------
     codec : QINCoCodec, with a student or without.
-    centroids : (nlist, d) float32, what the additive codebooks' residuals are to.
+    centroids : (nlist, d) float32, by which lists are chosen.
+    bases : (nlist, d) float32, what the additive codebooks' residuals are to; may be the centroids.
     additive : (M, K, d) float32, the codebooks of the tables.
     checkpoints : of early exit.
     core : `_core.Engine`: lists, ids and the calls on them. Searches run together; nothing overlaps
@@ -48,6 +57,7 @@ class Engine:
         metric: int,
     ) -> None:
         self.codec, self.centroids, self.additive = codec, centroids, additive
+        self.bases = residual_bases(codec, centroids)
         self.checkpoints, self.metric = checkpoints, metric
         self.core = _core.Engine(
             nlist=len(centroids),
@@ -59,6 +69,7 @@ class Engine:
             weights=codec.weights,
             early_exit=pack_checkpoints(checkpoints, codec.M, codec.K, codec.d),
             student=None if codec.student is None else codec.student.weights,
+            bases=None if self.bases is centroids else self.bases,
         )
 
     def set_ranking(self, codec: QINCoCodec, checkpoints: list[Checkpoint]) -> None:
@@ -193,7 +204,7 @@ class Engine:
         """Bytes by what holds them; see `IndexIVFQINCo.memory_usage`."""
         tails = sum(c.tail.nbytes for c in self.checkpoints)
         return dict(self.core.memory()) | {
-            "centroids": 2 * self.centroids.nbytes,
+            "centroids": 2 * self.centroids.nbytes * (1 if self.bases is self.centroids else 2),
             "tables": 3 * self.additive.nbytes + 2 * tails,
             "codec": sum(t.nbytes for t in self.codec.state()[1].values()),
             "precomputed_table": self.core.table_nbytes,

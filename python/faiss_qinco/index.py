@@ -29,7 +29,7 @@ from .checks import (
 from .coarse import NoLists, Quantizer
 from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig, resolve_config
-from .engine import Engine
+from .engine import Engine, residual_bases
 from .errors import ArgumentError
 from .params import Resolved, resolve_params
 from .ranking.fitting import fit
@@ -269,7 +269,7 @@ class _QINCoIndex:
         data, list_no = self._assigned(data, engine.centroids)
         training = dataclasses.replace(self.training, student=True)
         codec, _, checkpoints = fit(
-            engine.codec.with_student(None), data, engine.centroids, list_no, self.metric_type,
+            engine.codec.with_student(None), data, engine.bases, list_no, self.metric_type,
             training, Budget(training.seconds(len(data))),
         )  # fmt: skip
         # The tables stay: the biases that are stored belong to them.
@@ -315,10 +315,11 @@ class _QINCoIndex:
         budget: Budget,
     ) -> Engine:
         """The engine of a codec: tables, a student and early exit fitted to training vectors."""
-        if centroids is None:
-            centroids = codec.mean[None]
-        fitted = fit(codec, data, centroids, list_no, self.metric_type, self.training, budget)
+        bases = residual_bases(codec, centroids)
+        fitted = fit(codec, data, bases, list_no, self.metric_type, self.training, budget)
         codec, additive, checkpoints = fitted
+        if centroids is None:
+            centroids = bases
         return Engine(codec, centroids, additive, checkpoints, self.metric_type)
 
     def _check_codec(self, codec: QINCoCodec) -> None:
@@ -635,7 +636,8 @@ class IndexIVFQINCo(_QINCoIndex):
         Iq : (n, nprobe) numbers of the lists, negative: none. nprobe is that of params, or of the
             index.
         Dq : (n, nprobe) their distances to the queries (or inner products), as `quantizer.search`
-            gives them; None: computed here.
+            gives them; None: computed here. With inner product they are not used, since codes add
+            to the means of the lists.
 
         Raises as `search`; ValueError (also an AssertionError) for a wrong shape of Iq or Dq,
         RuntimeError for a list number that does not exist.

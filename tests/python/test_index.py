@@ -78,10 +78,28 @@ def test_additive_distance_is_its_definition(trained, base, queries, metric):
     codes = np.concatenate([index.lists.get_codes(l) for l in range(16)])[order]
     list_no = np.repeat(np.arange(16), index.lists.sizes())[order]
     C = engine.additive.astype(np.float64)
-    approximation = engine.centroids[list_no] + sum(C[m, codes[:, m]] for m in range(4))
+    approximation = engine.bases[list_no] + sum(C[m, codes[:, m]] for m in range(4))
     D_expected, I_expected = brute_force(queries[:20], approximation, 1000, metric)
     np.testing.assert_allclose(D, D_expected, rtol=1e-3, atol=20)
     assert (I[:, 0] == I_expected[:, 0]).mean() > 0.9
+
+
+def test_with_inner_product_codes_add_to_the_means_of_the_lists(trained, learn, base):
+    index = fq.deserialize_index(trained[0])
+    codec, x = index.codec, learn.astype(np.float64)
+    centroids = index.quantizer.reconstruct_n(0, index.nlist)
+    list_no = (x @ centroids.T).argmax(1)
+    for l in range(index.nlist):
+        members = x[list_no == l]
+        assert np.linalg.norm(codec.bases()[l] - members.mean(0)) < 0.05 * members.std() * 128**0.5
+    np.testing.assert_allclose(np.linalg.norm(codec.centroids(), axis=1), 1, rtol=1e-5)
+    # Alone, as in the index, it chooses lists by the centroids; and so does what is read again.
+    for other in (codec, pickle.loads(pickle.dumps(codec)), copy.deepcopy(index).codec):
+        found = other.encode(base[:100])
+        np.testing.assert_array_equal(found[:, 0], (base[:100] @ centroids.T).argmax(1))
+    index.add(base[:100])
+    index.make_direct_map()
+    np.testing.assert_allclose(index.reconstruct_n(0, 100), codec.decode(found), rtol=1e-4)
 
 
 def test_distance_is_to_what_reconstruct_returns(filled, queries):

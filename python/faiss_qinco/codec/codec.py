@@ -60,6 +60,7 @@ class QINCoCodec:
     tensors : the weights, numpy float32, by name; `base` are the starting vectors, normalised.
     student : a smaller QINCoCodec that decodes the same codes to nearly the same vectors, or None.
     metric : faiss's number of the metric by which `encode` chooses lists: 1 L2, 0 inner product.
+    own_centroids : (nlist, d) float32, by which it chooses them; None: the starting vectors.
     report : TrainingReport of `train`, else None.
     """
 
@@ -74,9 +75,11 @@ class QINCoCodec:
         tensors: dict[str, np.ndarray],
         student: QINCoCodec | None = None,
         metric: int = 1,
+        own_centroids: np.ndarray | None = None,
     ) -> None:
         self.config, self.M, self.nbits, self.mean, self.std = config, M, nbits, mean, std
         self.tensors, self.student, self.metric = tensors, student, metric
+        self.own_centroids = own_centroids
         self.nlist = len(tensors["base"]) if ivf else None
         self.d, self.K = len(mean), 1 << nbits
         self.report: TrainingReport | None = None
@@ -97,7 +100,7 @@ class QINCoCodec:
             return self
         codec = QINCoCodec(
             self.config, self.M, self.nbits, self.nlist is not None, self.mean, self.std,
-            self.tensors, student, self.metric,
+            self.tensors, student, self.metric, self.own_centroids,
         )  # fmt: skip
         codec.report, codec._weights = self.report, self._weights
         codec._models, codec._compiled = self._models, self._compiled
@@ -226,9 +229,15 @@ class QINCoCodec:
         """As `decode`, with list_no (n,) int64 (-1: a NaN row) apart from codes (n, m) uint8."""
         return _core.decode(self.weights, list_no, codes, get_num_threads())
 
-    def centroids(self) -> np.ndarray:
-        """The starting vectors in the input's space, (nlist or K, d) float32."""
+    def bases(self) -> np.ndarray:
+        """The starting vectors in the input's space, (nlist or K, d) float32: behind an IVF, what
+        the codes of a list add to. With inner product, the mean of the list's training vectors."""
         return np.asarray(self.tensors["base"] * np.float32(self.std) + self.mean)
+
+    def centroids(self) -> np.ndarray:
+        """Those of the quantizer, by which lists are chosen, (nlist, d) float32; without an IVF the
+        starting vectors, (K, d)."""
+        return self.bases() if self.own_centroids is None else self.own_centroids
 
     @property
     def weights(self) -> _core.QincoWeights:
@@ -274,6 +283,8 @@ class QINCoCodec:
             "metric": self.metric,
         }
         tensors = {"mean": self.mean, **self.tensors}
+        if self.own_centroids is not None:
+            tensors["centroids"] = self.own_centroids
         if self.student is not None:  # its mean and base are the codec's
             header["student"] = self.student.config.to_dict()
             own = with_prefix(self.student.tensors, "steps.")
@@ -307,6 +318,8 @@ class QINCoCodec:
             raise FileFormatError(f"codec: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"codec: bad header: {error!r}") from error
+        if nlist is not None and "centroids" in tensors:
+            expected["centroids"] = expected["base"]
         shapes = {k: v.shape for k, v in tensors.items()}
         if shapes != expected:
             wrong = sorted(set(shapes.items()) ^ set(expected.items()))
@@ -318,10 +331,11 @@ class QINCoCodec:
             raise FileFormatError("codec: the low-rank products are out of proportion to the file")
         for name, tensor in tensors.items():
             finite(name, tensor)
-        weights = {k: v for k, v in tensors.items() if k != "mean"}
+        weights = {k: v for k, v in tensors.items() if k not in ("mean", "centroids")}
         return cls(
-            config, M, nbits, nlist is not None, tensors["mean"], std, weights, student, metric
-        )
+            config, M, nbits, nlist is not None, tensors["mean"], std, weights, student, metric,
+            tensors.get("centroids"),
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file (safetensors with a JSON header), atomically."""

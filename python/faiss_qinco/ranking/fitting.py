@@ -41,7 +41,7 @@ PROGRESS_VECTORS = 50_000  # a progress bar from here on
 def fit(
     codec: QINCoCodec,
     x: np.ndarray | TrainingSet,
-    centroids: np.ndarray,
+    bases: np.ndarray,
     list_no: np.ndarray | None,
     metric: int,
     training: TrainingConfig,
@@ -51,7 +51,7 @@ def fit(
     and checkpoints, from training vectors x: (n, d) float32, or what gives such rows for a slice or
     integers. A student that the codec has is kept.
 
-    centroids (nlist, d), and with an IVF list_no (n,) int64: what the codebooks' residuals are to.
+    bases (nlist, d), and with an IVF list_no (n,) int64: what the codebooks' residuals are to.
     budget: with little time left fewer vectors are encoded (`POINTS_PER_CODEWORD` for each of the
     M·K codewords, `FEW_POINTS` at least), and with none left then there are no checkpoints; None:
     no limit.
@@ -87,7 +87,7 @@ def fit(
             part = slice(i, min(i + RUN, end))
             xs = x[rows[part]]
             targets = {first: xs - decoded(decoder, part, first) for first in exits}
-            equations.update(codes[part], {0: xs - centroids[chosen[part]], **targets})
+            equations.update(codes[part], {0: xs - bases[chosen[part]], **targets})
 
     if not in_time:
         update(0, len(rows))
@@ -99,7 +99,7 @@ def fit(
         rest = slice(n_fitted, len(rows))
         exact, copies = decoded(codec, rest, codec.M), x[rows[rest][:QUERIES]]
         others = np.concatenate((order[len(codes) :], rows[:n_fitted]))[:QUERIES]
-        approximations = [add_tail(centroids[chosen[rest]], codes[rest], equations.solve())]
+        approximations = [add_tail(bases[chosen[rest]], codes[rest], equations.solve())]
         approximations += [
             add_tail(decoded(decoder, rest, first), codes[rest], equations.solve(first))
             for first in exits

@@ -48,7 +48,9 @@ def train_codec(
     M, nbits, config : codes of a vector, bits of a code, sizes of the networks.
     centroids, list_no : with an IVF, (nlist, d) float32 and (n,) int64, the list of each vector;
         of a `TrainingSet`, its own list_no by default.
-    metric : faiss's number of the metric, by which the codec's `encode` chooses lists.
+    metric : faiss's number of the metric, by which the codec's `encode` chooses lists. With inner
+        product (0), codes add to the mean of a list's vectors, not to its centroid, which FAISS
+        gives unit length.
     budget : what is left of the time of a whole training, of which the codec takes its share;
         None: `training.max_seconds`, all of it for the codec.
 
@@ -79,7 +81,13 @@ def train_codec(
     from .loop import train_model  # seconds of the budget: it imports torch
 
     config = resolve_config(config, training.device)
-    return train_model(data, M, nbits, config, training, centroids, metric, own)
+    bases = centroids
+    if centroids is not None and metric == 0:
+        bases = data.list_means(centroids)
+    codec = train_model(data, M, nbits, config, training, bases, metric, own)
+    if bases is not centroids:
+        codec.own_centroids = np.ascontiguousarray(centroids, np.float32)
+    return codec
 
 
 def distill(

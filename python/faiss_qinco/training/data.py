@@ -101,6 +101,24 @@ class TrainingSet:
         std = math.sqrt(variance / self.d) if variance > 0 else 1.0
         return (center + mean).astype(np.float32), std
 
+    def list_means(self, centroids: np.ndarray) -> np.ndarray:
+        """The mean of the vectors of each list, (nlist, d) float32, in which the list's centroid,
+        (nlist, d), of the length that fits them best, counts as one more."""
+        assert self.list_no is not None
+        n_lists = len(centroids)
+        total = np.zeros((n_lists, self.d))
+        for part in self.blocks():
+            x, list_no = self[part].astype(np.float64), self.list_no[part]
+            order = np.argsort(list_no, kind="stable")
+            present, start = np.unique(list_no[order], return_index=True)
+            total[present] += np.add.reduceat(x[order], start, axis=0)
+        counts = np.bincount(self.list_no, minlength=n_lists)
+        centroids = centroids.astype(np.float64)
+        dots = float(np.einsum("ij,ij->", total, centroids))
+        norms = float(counts @ np.einsum("ij,ij->i", centroids, centroids))
+        scaled = centroids * (dots / norms if norms > 0 else 0.0)
+        return ((total + scaled) / (counts[:, None] + 1)).astype(np.float32)
+
     def _far(self) -> np.ndarray:
         """Which rows are far from all others, once all are known to be usable: (len,) bool."""
         distance = np.empty(len(self))

@@ -114,6 +114,30 @@ TEST_CASE("search: without re-ranking D is the additive distance") {
   }
 }
 
+TEST_CASE("search: lists are chosen by the centroids, distances are to the bases") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
+    const Index index(metric);
+    // The bases are what the codec starts from; the centroids lie the other way round.
+    std::vector<float> centroids(index.centroids.rbegin(), index.centroids.rend());
+    Engine::Parts parts = index.parts();
+    parts.centroids = centroids.data();
+    parts.bases = index.centroids.data();
+    const auto engine = index.filled(parts);
+    Call args = index.call(5, 2, 0);
+    Call expected = args;  // by an engine of one kind of centroids, told which lists to visit
+    args.engine = engine.get();
+    std::vector<idx_t> list_no(Index::nq * 2);
+    std::vector<float> distance(Index::nq * 2);
+    assign(Index::nlist, centroids.data(), Index::d, Index::nq, index.q.data(), 2, metric,
+           list_no.data(), distance.data(), {1});
+    expected.coarse_list_no = list_no.data();
+    CHECK(run_search(args) == run_search(expected));
+    args.coarse_list_no = list_no.data();
+    args.coarse_score = distance.data();  // to the centroids: of no use
+    CHECK(run_search(args) == run_search(expected));
+  }
+}
+
 TEST_CASE("search: padding, skipped lists and queries that are not finite") {
   for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
     Index index(metric);
