@@ -7,6 +7,7 @@ from .factory import index_factory
 from .index import IndexIVFQINCo, IndexQINCo
 from .index_file import deserialize_index, read_index, serialize_index, write_index
 from .params import SearchParametersIVFQINCo
+from .pre_transform import IndexPreTransform
 from .threads import get_num_threads, set_num_threads
 from .training.config import TrainingConfig
 
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "IndexIVFQINCo",
+    "IndexPreTransform",
     "IndexQINCo",
     "QINCoCodec",
     "QINCoConfig",

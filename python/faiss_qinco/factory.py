@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import faiss
 
 from .checks import integer
 from .errors import FactoryError
 from .index import IndexIVFQINCo, IndexQINCo
+from .pre_transform import IndexPreTransform
+from .storage.container import FileFormatError
 from .training.config import TrainingConfig
+from .transform_file import copy_transform
 
 _PATTERN = re.compile(
+    r"(?:(?P<transforms>.+?),)??"
     r"(?:IVF(?P<nlist>\d+)(?:_HNSW(?P<hnsw>\d*))?,)?"
-    r"QINCo(?P<M>\d+)(?:x(?P<nbits>\d+))?(?:_(?P<preset>\w+))?"
+    r"(?i:QINCo(?P<M>\d+)(?:x(?P<nbits>\d+))?(?:_(?P<preset>\w+))?)"
 )
 
 
@@ -22,30 +27,61 @@ def index_factory(
     description: str,
     metric: int = faiss.METRIC_L2,
     training: TrainingConfig | None = None,
-) -> IndexIVFQINCo | IndexQINCo:
+) -> IndexIVFQINCo | IndexQINCo | IndexPreTransform:
     """Build an untrained index for vectors of dimension d.
 
     `IVF<nlist>[_HNSW<m>],QINCo<M>[x<nbits>][_<preset>]` or `QINCo<M>[x<nbits>][_<preset>]`;
-    nbits defaults to 8 and the preset to "auto". Raises ValueError (also a RuntimeError) for a
-    string that is not understood, TypeError for a d that is no integer.
+    nbits defaults to 8 and the preset to "auto". In front of either, transforms of vectors as in
+    faiss's `index_factory`: `OPQ16_64,IVF1024,QINCo8x8`, `PCAR128,…`, `RR,…`, `L2norm,PCA64,…`:
+    those that the faiss installed understands (see `IndexPreTransform`).
+
+    Our own part may be written in any case (`qinco8x8_xs`); the parts that are faiss's are as faiss
+    wants them. Raises ValueError (also a RuntimeError) for a string that is not understood,
+    TypeError for a d that is no integer.
     """
     d = integer("d", d, 1, 1 << 20)
     match = _PATTERN.fullmatch(description.replace(" ", ""))
     if match is None:
         raise FactoryError(
             f"could not parse {description!r}: expected IVF<nlist>[_HNSW<m>],QINCo<M>x<nbits>"
-            "[_<preset>] or QINCo<M>x<nbits>[_<preset>]"
+            "[_<preset>] or QINCo<M>x<nbits>[_<preset>], or transforms such as OPQ16 before it"
         )
-    M, nbits = int(match["M"]), int(match["nbits"] or 8)
-    config = match["preset"] or "auto"
     try:
-        if match["nlist"] is None:
-            return IndexQINCo(d, M, nbits, metric, config, training)
-        quantizer = (
-            faiss.IndexFlat(d, metric)
-            if match["hnsw"] is None
-            else faiss.IndexHNSWFlat(d, int(match["hnsw"] or 32), metric)
-        )
-        return IndexIVFQINCo(quantizer, d, int(match["nlist"]), M, nbits, metric, config, training)
+        if match["transforms"] is None:
+            return _index(d, match, metric, training)
+        chain = _transforms(d, match["transforms"])
+        return IndexPreTransform(chain, _index(chain[-1].d_out, match, metric, training))
     except ValueError as error:
         raise FactoryError(f"{description!r}: {error}") from error
+
+
+def _index(
+    d: int, match: re.Match[str], metric: int, training: TrainingConfig | None
+) -> IndexIVFQINCo | IndexQINCo:
+    M, nbits = int(match["M"]), int(match["nbits"] or 8)
+    config = match["preset"] or "auto"
+    if match["nlist"] is None:
+        return IndexQINCo(d, M, nbits, metric, config, training)
+    quantizer = (
+        faiss.IndexFlat(d, metric)
+        if match["hnsw"] is None
+        else faiss.IndexHNSWFlat(d, int(match["hnsw"] or 32), metric)
+    )
+    return IndexIVFQINCo(quantizer, d, int(match["nlist"]), M, nbits, metric, config, training)
+
+
+def _transforms(d: int, description: str) -> list[Any]:
+    """What faiss makes of the front of a factory string, copied. Raises ValueError."""
+    try:
+        parsed = faiss.index_factory(d, f"{description},Flat")
+    except RuntimeError as error:
+        raise ValueError(f"faiss does not understand {description!r}") from error
+    if not isinstance(parsed, faiss.IndexPreTransform) or not isinstance(
+        faiss.downcast_index(parsed.index), faiss.IndexFlat
+    ):
+        raise ValueError(f"{description!r}: expected transforms alone")
+    chain: Any = parsed.chain
+    try:
+        return [copy_transform(chain.at(i)) for i in range(chain.size())]
+    except (FileFormatError, TypeError) as error:
+        raise ValueError(str(error)) from error

@@ -65,7 +65,8 @@ class _QINCoIndex:
             raise ValueError(f"metric: expected METRIC_L2 or METRIC_INNER_PRODUCT, got {metric!r}")
         self.metric_type, self.metric_arg, self.verbose = int(metric), 0.0, False
         self.training = training or TrainingConfig()
-        self._config = config if config == "auto" else resolve_config(config)
+        auto = isinstance(config, str) and config.lower() == "auto"
+        self._config = "auto" if auto else resolve_config(config)
         self._nshort: int | None = None
         self._exit_margin, self._rerank_device = 1.0, "cpu"
         self._coarse = coarse
@@ -228,7 +229,9 @@ class _QINCoIndex:
         codes would lose their meaning: `reset` it first. Warns (RuntimeWarning) where the codec has
         become no better than a residual quantizer.
         """
-        budget, data = self._start_training(x)
+        self._train(*self._start_training(x, self.d))
+
+    def _train(self, budget: Budget, data: TrainingSet) -> None:
         progress = self.training.progress
         if progress:
             expected = plan(
@@ -253,7 +256,7 @@ class _QINCoIndex:
         Raises ValueError where codec and index do not fit together, RuntimeError as `train`.
         """
         self._check_codec(codec)
-        budget, data = self._start_training(x)
+        budget, data = self._start_training(x, self.d)
         centroids = self._coarse.train(data, codec)
         data, list_no = self._assigned(data, centroids)
         self._engine = self._searchable(codec, data, centroids, list_no, budget)
@@ -265,7 +268,7 @@ class _QINCoIndex:
         `codec` is then another object. Raises RuntimeError as `train`, and if untrained.
         """
         engine = self._check_trained()
-        data = self._training_set(x)
+        data = self._training_set(x, self.d)
         data, list_no = self._assigned(data, engine.centroids)
         training = dataclasses.replace(self.training, student=True)
         codec, _, checkpoints = fit(
@@ -275,18 +278,20 @@ class _QINCoIndex:
         # The tables stay: the biases that are stored belong to them.
         engine.set_ranking(codec, checkpoints)
 
-    def _start_training(self, x: np.ndarray) -> tuple[Budget, TrainingSet]:
+    def _start_training(self, x: np.ndarray, d: int) -> tuple[Budget, TrainingSet]:
+        """The time, and the vectors to use of x (n, d): d is another than the index's where they
+        are still to be transformed."""
         if self.ntotal:
             raise RuntimeError(
                 f"train: the index holds {self.ntotal} vectors in the code that it has; reset() "
                 "it first"
             )
         check_checkpoint(self.training)
-        data = self._training_set(x)
+        data = self._training_set(x, d)
         return Budget(self.training.seconds(len(data))), data
 
-    def _training_set(self, x: np.ndarray) -> TrainingSet:
-        data = TrainingSet(x, self.d, max_points=self.training.max_points, seed=self.training.seed)
+    def _training_set(self, x: np.ndarray, d: int) -> TrainingSet:
+        data = TrainingSet(x, d, max_points=self.training.max_points, seed=self.training.seed)
         if (n := len(data) + len(data.left_out)) < max(self.nlist, 1 << self.nbits):
             raise RuntimeError(
                 f"x: {n} training vectors are fewer than nlist={self.nlist} or "

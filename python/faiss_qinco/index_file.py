@@ -20,6 +20,7 @@ from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig
 from .engine import Engine
 from .index import IndexIVFQINCo, IndexQINCo
+from .pre_transform import IndexPreTransform
 from .quantizer_file import quantizer_of
 from .ranking.early_exit import KS, Checkpoint
 from .storage.container import (
@@ -39,6 +40,7 @@ from .storage.container import (
     write_tensors,
 )
 from .training.config import TrainingConfig
+from .transform_file import transform_from_state, transform_state
 
 _INT32 = (-(1 << 31), (1 << 31) - 1)
 _SIZE = (1 << 64) - 1  # the largest of FAISS's size_t attributes
@@ -50,7 +52,10 @@ _CLUSTERING = {
 }  # fmt: skip
 
 
-def write_index(index: IndexIVFQINCo | IndexQINCo, path: Path) -> None:
+Index = IndexIVFQINCo | IndexQINCo | IndexPreTransform
+
+
+def write_index(index: Index, path: Path) -> None:
     """Write an index to a file, atomically: a failed write leaves an old file whole.
 
     The coarse quantizer, nprobe, nshort, ids and direct map are kept; the settings of a training
@@ -78,7 +83,7 @@ def read_index(path: Path, io_flags: int = 0) -> Any:
         return index_from_state(reader)
 
 
-def serialize_index(index: IndexIVFQINCo | IndexQINCo) -> np.ndarray:
+def serialize_index(index: Index) -> np.ndarray:
     """The bytes that `write_index` would write, (n,) uint8, made in place."""
     with index_state(index) as (header, tensors):
         return np.frombuffer(to_bytes("index", header, tensors), np.uint8)
@@ -107,6 +112,10 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
     grow with the vectors are streams. Raises TypeError for an index of another kind."""
     if type(index) not in _TYPES.values():
         raise TypeError(f"index: expected one of {[*_TYPES]}, got {type(index)}")
+    if isinstance(index, IndexPreTransform):
+        with index_state(index.index) as (inner, parts):
+            yield _pre_transform_state(index, inner, parts)
+        return
     engine = index._engine
     with nullcontext() if engine is None else engine.core.reading():
         config = index._config
@@ -144,6 +153,8 @@ def index_from_state(reader: Reader) -> Any:
     kind = header.get("type")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise FileFormatError(f"unknown index type {kind!r:.80}")
+    if kind == "IndexPreTransform":
+        return _pre_transform(reader)
     d, M = take_number(header, "d", int, 1, 1 << 20), take_number(header, "M", int, 1, 64)
     nlist = take_number(header, "nlist", int, 1, 1 if kind == "IndexQINCo" else 1 << 40)
     nbits = take_number(header, "nbits", int, 4, 8)
@@ -204,6 +215,31 @@ def _engine(reader: Reader, index: Any) -> Engine:
     if "direct_map" in header and _take(header, "direct_map", bool):
         engine.core.make_direct_map()
     return engine
+
+
+def _pre_transform_state(
+    index: IndexPreTransform, inner: dict[str, Any], parts: Tensors
+) -> tuple[dict[str, Any], Tensors]:
+    tensors = {f"index.{name}": tensor for name, tensor in parts.items()}
+    headers = []
+    for i, transform in enumerate(index.chain):
+        header, vectors = transform_state(transform)
+        headers.append(header)
+        tensors |= {f"transforms.{i}.{name}": vector for name, vector in vectors.items()}
+    kind = type(index).__name__
+    return {"type": kind, "d": index.d, "index": inner, "transforms": headers}, tensors
+
+
+def _pre_transform(reader: Reader) -> IndexPreTransform:
+    inner = _take(reader.header, "index", dict)
+    if inner.get("type") == "IndexPreTransform":
+        raise FileFormatError("index: a chain of transforms in another one")
+    index = index_from_state(reader.nested(inner, "index."))
+    transforms = [
+        transform_from_state(header, reader.all(f"transforms.{i}."))
+        for i, header in enumerate(_take(reader.header, "transforms", list))
+    ]
+    return IndexPreTransform(transforms, index)
 
 
 def _entries(engine: Engine) -> dict[str, np.ndarray | Stream]:
@@ -292,6 +328,6 @@ def _copied(
     return index
 
 
-_TYPES = {kind.__name__: kind for kind in (IndexIVFQINCo, IndexQINCo)}
+_TYPES = {kind.__name__: kind for kind in (IndexIVFQINCo, IndexQINCo, IndexPreTransform)}
 for _kind in _TYPES.values():
     copyreg.pickle(_kind, _reduce)

@@ -151,6 +151,26 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_an_index_behind_transforms(walked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (
+        "train --learn learn.fvecs --out pca.fqi PCA32,IVF8,qinco4x4_xs --epochs 1",
+        "build --index pca.fqi --base base_0.npy base_1.fbin --out pca.fqi",
+        "search --index pca.fqi --query query.fvecs --nprobe 8 --nshort 50 --out pca.npy -k 5",
+        "eval --index pca.fqi --query query.fvecs --groundtruth truth.ivecs --nprobe 8 -k 10",
+    ):
+        assert main(arguments(walked, command)) == 0
+    index = fq.read_index(walked / "pca.fqi")
+    index.nprobe, index.nshort = 8, 50
+    query = read_vectors(walked / "query.fvecs")
+    np.testing.assert_array_equal(np.load(walked / "pca.npy"), index.search(query, 5)[1])
+    capsys.readouterr()
+    assert main(["info", str(walked / "pca.fqi"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["class"], found["d"], found["ntotal"]) == ("IndexPreTransform", 128, 3000)
+    assert found["transforms"] == "PCAMatrix 128->32" and (found["nlist"], found["M"]) == (8, 4)
+    assert found["parts"]["codes"] == 3000 * 2 and found["parts"]["transforms"] > 4 * 128 * 32
+
+
 def arguments(folder: Path, text: str) -> list[str]:
     """The words of a command; those with a dot are files in the folder."""
     return [str(folder / word) if "." in word else word for word in text.split()]

@@ -15,6 +15,8 @@ import faiss_qinco as fq
         ("QINCo8x8", None, 8, 8, "auto"),
         ("QINCo8_L", None, 8, 8, "L"),
         ("IVF8,QINCo2x4_auto", 8, 2, 4, "auto"),
+        ("qinco8_xs", None, 8, 8, "XS"),
+        ("IVF8,qinco2X4_Auto", 8, 2, 4, "auto"),
     ],
 )
 def test_understood(description, nlist, M, nbits, preset):
@@ -33,9 +35,34 @@ def test_understood(description, nlist, M, nbits, preset):
 @pytest.mark.parametrize(
     "description",
     ["", "IVF16", "PQ8", "QINCo", "QINCox8", "QINCo8x9", "QINCo0", "QINCo8x8_XXL", "IVF0,QINCo8",
-     "IVF16,QINCo8x8,", "ivf16,qinco8"],
+     "IVF16,QINCo8x8,", "ivf16,qinco8", "opq4,QINCo8", "OPQ5,QINCo8", "PCA33,QINCo8", "PCA0,QINCo8",
+     "IDMap,QINCo8", "PCA16,IDMap,QINCo8", "PQ4,QINCo8", "IVF16,PCA16,QINCo8", ",QINCo8", "PCA16,",
+     "RR9999999999,QINCo8", "Pad2000000,QINCo8", "QINCo8,PCA16"],
 )  # fmt: skip
 def test_not_understood(description):
     for error in (ValueError, RuntimeError):
         with pytest.raises(error):
             fq.index_factory(32, description)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "kinds", "d"),
+    [
+        ("OPQ8", ["OPQMatrix"], 32),
+        ("OPQ8_16", ["OPQMatrix"], 16),
+        ("PCAWR16", ["PCAMatrix"], 16),
+        ("L2norm, PCAR24, RR", ["NormalizationTransform", "PCAMatrix", "RandomRotationMatrix"], 24),
+        ("ITQ16", ["ITQTransform"], 16),
+        ("Pad48", ["RemapDimensionsTransform"], 48),
+    ],
+)
+def test_transforms_in_front(transforms, kinds, d):
+    index = fq.index_factory(32, f"{transforms},IVF64_HNSW32,qinco8x4_xs")
+    assert [type(transform).__name__ for transform in index.chain] == kinds
+    assert (index.d, index.index.d, index.nlist, index.M, index.nbits) == (32, d, 64, 8, 4)
+    assert type(index.index) is fq.IndexIVFQINCo and index.quantizer.d == d
+
+
+def test_config_in_any_case():
+    assert fq.IndexQINCo(32, 8, config="xs").config == fq.IndexQINCo(32, 8, config="XS").config
+    assert fq.IndexQINCo(32, 8, config="AUTO").config == "auto"

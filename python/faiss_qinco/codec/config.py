@@ -136,7 +136,7 @@ def student_pays(config: QINCoConfig, d: int) -> bool:
 
 
 def resolve_config(config: str | QINCoConfig, device: str = "auto") -> QINCoConfig:
-    """A preset's name, "auto" or a config -> a config.
+    """A preset's name or "auto", in any case, or a config -> a config.
 
     "auto" is what the machine at hand can train: S where torch sees a GPU, else XS.
 
@@ -146,8 +146,8 @@ def resolve_config(config: str | QINCoConfig, device: str = "auto") -> QINCoConf
         return config
     if not isinstance(config, str):
         raise TypeError(f"config: expected a preset name or a QINCoConfig, got {type(config)}")
-    if config == "auto":
+    if (name := config.upper()) == "AUTO":
         return PRESETS["XS" if resolve_device(device).startswith("cpu") else "S"]
-    if config not in PRESETS:
+    if name not in PRESETS:
         raise ValueError(f"config: expected one of {[*PRESETS, 'auto']}, got {config!r}")
-    return PRESETS[config]
+    return PRESETS[name]

@@ -356,6 +356,19 @@ class Reader:
         names = [name for name in self.tensors if name.startswith(prefix)]
         return {name[len(prefix) :]: Rows(self, name).read() for name in names}
 
+    def nested(self, header: dict[str, Any], prefix: str) -> Reader:
+        """A reader of those tensors whose name starts with the prefix, by the rest of it, with a
+        header of their own."""
+        n = len(prefix)
+        tensors = {name[n:]: t for name, t in self.tensors.items() if name.startswith(prefix)}
+        checksums = self._checksums
+        if checksums is not None:
+            checksums = {name[n:]: crc for name, crc in checksums.items() if name[:n] == prefix}
+        return Reader(
+            self.kind, self.version, header, tensors,
+            lambda name, begin, end: self._fetch(prefix + name, begin, end), checksums,
+        )  # fmt: skip
+
     def _check(
         self,
         name: str,

@@ -13,10 +13,10 @@ from ..storage.vectors import describe_vectors
 # Of the tensors of an index, what they are parts of; all others belong to the codec.
 _PARTS = {
     "sizes": "lists", "codes": "codes", "bias": "bias", "ids": "ids", "quantizer": "quantizer",
-    "centroids": "centroids", "additive": "tables", "tail": "tables",
+    "centroids": "centroids", "additive": "tables", "tail": "tables", "transforms": "transforms",
 }  # fmt: skip
 _HEADER = (
-    "d", "ntotal", "nlist", "M", "nbits", "config", "is_trained", "nprobe", "nshort",
+    "d", "transforms", "ntotal", "nlist", "M", "nbits", "config", "is_trained", "nprobe", "nshort",
 )  # fmt: skip
 
 
@@ -55,13 +55,18 @@ def _container(path: str) -> dict[str, Any]:
     info = describe_container(path)
     parts: dict[str, int] = {}
     for name, tensor in info.tensors.items():
-        part = _PARTS.get(name.split(".")[0], "codec")
+        part = _PARTS.get(name.removeprefix("index.").split(".")[0], "codec")
         parts[part] = parts.get(part, 0) + tensor.nbytes
     found: dict[str, Any] = {"kind": info.kind}
+    header = info.header
+    if info.kind == "index" and isinstance(inner := header.get("index"), dict):
+        with reading(path):
+            transforms = [f"{t['kind']} {t['d_in']}->{t['d_out']}" for t in header["transforms"]]
+        header = {**inner, **header, "transforms": ", ".join(transforms)}
     if info.kind == "index":
-        metric = "L2" if info.header.get("metric") == faiss.METRIC_L2 else "inner product"
-        found |= {"class": info.header.get("type"), "metric": metric}
-    found |= {name: info.header[name] for name in _HEADER if name in info.header}
+        metric = "L2" if header.get("metric") == faiss.METRIC_L2 else "inner product"
+        found |= {"class": header.get("type"), "metric": metric}
+    found |= {name: header[name] for name in _HEADER if name in header}
     return found | {"parts": parts, "bytes": os.path.getsize(path)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class TrainingSet:
     def __init__(self, x: Any, d: int, *, max_points: int | None = None, seed: int = 0) -> None:
         check_matrix(x, d)
         self._x, self.d = np.asarray(x), int(d)
+        self._transform: Callable[[np.ndarray], np.ndarray] | None = None
         if self._x.dtype.kind not in "biuf":
             raise TypeError(f"x: expected real numbers, got {self._x.dtype}")
         n = len(self._x)
@@ -59,9 +61,16 @@ class TrainingSet:
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         """(m, d) float32, C-contiguous, of a slice of 0..len-1 or int64 numbers."""
-        if isinstance(key, slice) and len(self.rows) == len(self._x):
-            return np.ascontiguousarray(self._x[key], np.float32)
-        return np.ascontiguousarray(self._x[self.rows[key]], np.float32)
+        if self._transform is None:
+            if isinstance(key, slice) and len(self.rows) == len(self._x):
+                return np.ascontiguousarray(self._x[key], np.float32)
+            return np.ascontiguousarray(self._x[self.rows[key]], np.float32)
+        rows = self.rows[key]
+        out, step = np.empty((len(rows), self.d), np.float32), self._block()
+        for i in range(0, len(rows), step):  # what is not transformed yet is wider
+            x = np.ascontiguousarray(self._x[rows[i : i + step]], np.float32)
+            out[i : i + step] = self._transform(x)
+        return out
 
     def subset(self, chosen: np.ndarray) -> TrainingSet:
         """Those of the vectors, ascending int64 numbers in 0..len-1."""
@@ -70,10 +79,24 @@ class TrainingSet:
         part.list_no = None if self.list_no is None else self.list_no[chosen]
         return part
 
+    def through(self, transform: Callable[[np.ndarray], np.ndarray], d: int) -> TrainingSet:
+        """These vectors, which are not transformed yet, as transform makes them of (m, self.d)
+        float32: (m, d) float32, wherever they are read. Those that are then far from all others are
+        left out as well. Raises RuntimeError as for x."""
+        part = copy.copy(self)
+        part._transform, part.d = transform, d
+        far = part._far()
+        part.left_out = np.concatenate((self.left_out, self.rows[far]))
+        part.rows = self.rows[~far]
+        return part
+
     def blocks(self) -> list[slice]:
         """0..len-1 in slices, each converted within bounded memory."""
-        size = max(1, BLOCK // self.d)
+        size = self._block()
         return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
+
+    def _block(self) -> int:
+        return max(1, BLOCK // max(self.d, int(self._x.shape[1])))
 
     def sample(self, n: int, seed: int) -> np.ndarray:
         """At most n of the vectors, drawn by the seed, in ascending order: float32."""

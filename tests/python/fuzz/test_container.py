@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = [HERE.parent / "golden" / name for name in ("ivf.fqi", "hnsw.fqi", "flat.fqi",
-                                                    "codec.safetensors")]  # fmt: skip
+NAMES = ("ivf.fqi", "hnsw.fqi", "flat.fqi", "transformed.fqi", "codec.safetensors")
+FILES = [HERE.parent / "golden" / name for name in NAMES]
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -15,10 +15,10 @@ HERE = Path(__file__).parent
 RESULTS = json.loads((HERE / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["ivf", "hnsw", "flat"])
+@pytest.mark.parametrize("name", ["ivf", "hnsw", "flat", "transformed"])
 def test_index_files(name, tmp_path):
     """A flat quantizer with student and direct map, HNSW with ids of its own, no lists and inner
-    product: the queries are searched with nprobe 4."""
+    product, the first behind a PCA: the queries are searched with nprobe 4."""
     index = fq.read_index(HERE / f"{name}.fqi")
     if name != "flat":
         index.nprobe = 4

@@ -131,6 +131,28 @@ def test_a_plan_says_what_is_asked_for():
     assert larger.memory > short.memory and larger.epoch_seconds > short.epoch_seconds
 
 
+def test_through_a_transform(monkeypatch):
+    """Row by row as by hand, in parts too; what becomes far or no number counts afterwards."""
+    x = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float64)
+    x[3, 0] = 12.0  # the exponential of it is far from all others
+    monkeypatch.setattr("faiss_qinco.training.data.BLOCK", 60)
+    data = TrainingSet(x, 6, max_points=400, seed=3)
+
+    def transform(rows):
+        assert rows.dtype == np.float32 and len(rows) <= 10
+        return np.exp(rows[:, :2])
+
+    made = data.through(transform, 2)
+    assert made.d == 2 and made[:].dtype == np.float32 and data.d == 6
+    assert 3 in data.rows and 3 in made.left_out and 3 not in made.rows
+    np.testing.assert_array_equal(made[:], np.exp(x[made.rows, :2].astype(np.float32)))
+    part = made.subset(np.array([5, 80]))
+    np.testing.assert_array_equal(part[:], made[np.array([5, 80])])
+    np.testing.assert_array_equal(np.concatenate([made[b] for b in made.blocks()]), made[:])
+    with pytest.raises(RuntimeError, match=f"training vector {data.rows[0]} contains NaN"):
+        data.through(lambda rows: rows * np.nan, 6)
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [({"epochs": 0}, ValueError), ({"epochs": 2.0}, ValueError), ({"seed": -1}, ValueError),
