@@ -25,8 +25,8 @@ BIAS_BYTES = 4  # beside a QINCo code
 PRODUCT = (2048, 128, 256)  # rows, inner and columns of the matrix product that gives the rate
 
 
-def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that `Bench` reads."""
+def add_index_arguments(parser: argparse.ArgumentParser, many_M: bool = False) -> None:
+    """The options that `Bench` reads. many_M: --M takes several, and args.M is a list."""
     add = parser.add_argument
     files = "npy, fvecs, bvecs, fbin, u8bin, i8bin or file.hdf5:dataset"
     add("--base", nargs="+", required=True, metavar="FILE", help=f"concatenated; {files}")
@@ -35,7 +35,8 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     add("--groundtruth", metavar="FILE", help="default, and with --n-base: computed")
     add("--metric", choices=("l2", "ip"), default="l2")
     add("--nlist", type=int, default=1024)
-    add("--M", type=int, default=8, help="codes per vector (default: 8)")
+    M: dict[str, Any] = {"nargs": "+", "default": [8]} if many_M else {"default": 8}
+    add("--M", type=int, help="codes per vector (default: 8)", **M)
     add("--nbits", type=int, default=8, help="bits per code (default: 8)")
     add("--preset", default="XS", help="size of the QINCo codec (default: XS)")
     add("--max-seconds", type=float, default=1200, help="training time of the QINCo codec")
@@ -45,14 +46,41 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     add("--index", type=Path, metavar="FILE", help="use this filled QINCo index, or save it here")
 
 
-class Bench:
-    """The data and the centroids, and what builds one index after another."""
+class Rows:
+    """The rows of several mapped files one after the other: a slice is read where it is used."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, files: Sequence[str]) -> None:
+        self.parts = [read_vectors(file) for file in files]
+        self.starts = np.cumsum([0, *map(len, self.parts)])
+        self.shape = (int(self.starts[-1]), self.parts[0].shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows of a slice without step, in the dtype of the files."""
+        start, stop, _ = rows.indices(len(self))
+        pieces = [
+            part[max(start - first, 0) : max(stop - first, 0)]
+            for part, first in zip(self.parts, self.starts, strict=False)
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+class Bench:
+    """The data and the centroids, and what builds one index after another.
+
+    --index and --codec are paths for one M; where --M takes several, "{M}" in them is its place.
+    """
+
+    def __init__(self, args: argparse.Namespace, centroids: np.ndarray | None = None) -> None:
+        """centroids (nlist, d): default those of --index or --codec, else of k-means."""
         self.args = args
         self.metric = faiss.METRIC_L2 if args.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        self.learn = concatenated(args.learn).astype(np.float32)
-        self.base = concatenated(args.base)[: args.n_base]
+        self.learn = Rows(args.learn)[:].astype(np.float32)
+        self.base = Rows(args.base)
+        if args.n_base is not None:
+            self.base = self.base[: args.n_base]
         self.queries = read_vectors(args.query)[: args.n_query].astype(np.float32)
         self.d = self.base.shape[1]
         if args.groundtruth is None or args.n_base is not None:
@@ -61,25 +89,31 @@ class Bench:
             self.groundtruth = read_groundtruth(args.groundtruth)[0][: args.n_query]
         if self.groundtruth.max() >= len(self.base):
             sys.exit("--groundtruth: has ids that are not in --base")
-
-        self.index = fq.read_index(args.index) if exists(args.index) else None
-        self.codec = fq.QINCoCodec.load(args.codec) if exists(args.codec) else None
         start = time.perf_counter()
-        if self.index is not None:
-            self.centroids = self.index.quantizer.reconstruct_n(0, self.index.nlist)
-        elif self.codec is not None:
-            self.centroids = self.codec.centroids()
-        else:
-            self.centroids = kmeans(self.learn, args.nlist, self.metric)
+        self.centroids = self._centroids() if centroids is None else centroids
         self.kmeans_seconds = time.perf_counter() - start
         if self.centroids.shape != (args.nlist, self.d):
             sys.exit(f"centroids: expected {(args.nlist, self.d)}, got {self.centroids.shape}")
 
-    def exact(self, base: np.ndarray) -> np.ndarray:
-        """The id of each query's nearest base vector, (n, 1)."""
-        flat = faiss.IndexFlat(self.d, self.metric)
-        fill(flat, base, "ground truth")
-        return flat.search(self.queries, 1)[1]
+    def _centroids(self) -> np.ndarray:
+        for M in np.atleast_1d(self.args.M):
+            if exists(path := at_M(self.args.index, M)):
+                index = fq.read_index(path)
+                return index.quantizer.reconstruct_n(0, index.nlist)
+            if exists(path := at_M(self.args.codec, M)):
+                return fq.QINCoCodec.load(path).centroids()
+        return kmeans(self.learn, self.args.nlist, self.metric)
+
+    def exact(self, base: np.ndarray | Rows, k: int = 100) -> np.ndarray:
+        """The ids of each query's k nearest base vectors, the nearest first, (n, k)."""
+        say(f"ground truth of {len(base)} vectors")
+        heap = faiss.ResultHeap(len(self.queries), k, self.metric == faiss.METRIC_INNER_PRODUCT)
+        for i in range(0, len(base), CHUNK):
+            x = np.asarray(base[i : i + CHUNK], np.float32)
+            D, I = faiss.knn(self.queries, x, min(k, len(x)), metric=self.metric)
+            heap.add_result(D, I + i)
+        heap.finalize()
+        return heap.I
 
     def faiss_index(
         self, description: str, learn: np.ndarray, base: np.ndarray
@@ -105,34 +139,42 @@ class Bench:
         fill(index, base, description)
         return index, seconds
 
-    def qinco_index(self) -> tuple[Any, float | None]:
-        """From --index or --codec where they exist; with the seconds of training, if any."""
-        args, index, seconds = self.args, self.index, None
-        if index is None:
-            name = f"IVF{args.nlist},QINCo{args.M}x{args.nbits}_{args.preset}"
+    def qinco_index(self, M: int | None = None) -> tuple[Any, float | None]:
+        """From --index or --codec where they exist; with the seconds of training, if any.
+
+        M: default --M.
+        """
+        args, M, seconds = self.args, M or self.args.M, None
+        index_path, codec_path = at_M(args.index, M), at_M(args.codec, M)
+        if exists(index_path):
+            index = fq.read_index(index_path)
+        else:
+            name = f"IVF{args.nlist},QINCo{M}x{args.nbits}_{args.preset}"
             training = fq.TrainingConfig(max_seconds=args.max_seconds, epochs=1_000_000)
             index = fq.IndexIVFQINCo(
-                faiss.IndexFlat(self.d, self.metric), self.d, args.nlist, args.M, args.nbits,
+                faiss.IndexFlat(self.d, self.metric), self.d, args.nlist, M, args.nbits,
                 self.metric, args.preset, training,
             )  # fmt: skip
             index.quantizer.add(self.centroids)
-            if self.codec is not None:
-                say(f"{name}: with the codec of {args.codec}")
-                index.train_from_codec(self.learn, self.codec)
+            if exists(codec_path):
+                say(f"{name}: with the codec of {codec_path}")
+                index.train_from_codec(self.learn, fq.QINCoCodec.load(codec_path))
             else:
                 say(f"{name}: training on {len(self.learn)} vectors")
                 start = time.perf_counter()
                 index.train(self.learn)
                 seconds = time.perf_counter() - start
-                if args.codec is not None and index.codec is not None:
-                    index.codec.save(args.codec)
+                if codec_path is not None and index.codec is not None:
+                    index.codec.save(codec_path)
             fill(index, self.base, name)
-            if args.index is not None:
-                fq.write_index(index, args.index)
+            if index_path is not None:
+                fq.write_index(index, index_path)
         found = (index.d, index.M, index.nbits, index.metric_type, index.ntotal)
-        expected = (self.d, args.M, args.nbits, self.metric, len(self.base))
+        expected = (self.d, M, args.nbits, self.metric, len(self.base))
         if found != expected:
             sys.exit(f"--index: expected d, M, nbits, metric, ntotal {expected}, got {found}")
+        if not np.array_equal(index.quantizer.reconstruct_n(0, index.nlist), self.centroids):
+            sys.exit(f"{index_path or codec_path}: trained with other centroids than the others'")
         return index, seconds
 
 
@@ -245,15 +287,16 @@ def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
 
 
-def concatenated(files: Sequence[str]) -> np.ndarray:
-    return np.concatenate([read_vectors(file) for file in files])
+def at_M(path: Path | None, M: int) -> Path | None:
+    """The path for that M, which has the place "{M}" there."""
+    return None if path is None else Path(str(path).replace("{M}", str(M)))
 
 
 def exists(path: Path | None) -> bool:
     return path is not None and path.exists()
 
 
-def fill(index: Any, x: np.ndarray, name: str) -> None:
+def fill(index: Any, x: np.ndarray | Rows, name: str) -> None:
     """Add x in chunks, each converted to float32."""
     for i in tqdm(range(0, len(x), CHUNK), desc=f"{name}: adding", unit=f"x{CHUNK}"):
         index.add(x[i : i + CHUNK].astype(np.float32))

@@ -32,7 +32,9 @@ class Result:
     stored_bytes : the same with what else is stored per vector for the scan (a norm or a bias).
     mse : mean squared L2 reconstruction error, in the units of the input.
     recall : R@r by rank r, fractions.
-    qps : queries per second.
+    overlap : the fraction of the 10 true nearest that is among the first 10 results ("10@10"),
+        None where fewer than 10 are known.
+    qps : queries per second, None where they were not timed.
     train_seconds : seconds of training, None where none took place.
     """
 
@@ -41,7 +43,8 @@ class Result:
     stored_bytes: int
     mse: float
     recall: dict[int, float]
-    qps: float
+    overlap: float | None = None
+    qps: float | None = None
     train_seconds: float | None = None
 
 
@@ -108,6 +111,25 @@ def recall_at(
     return {r: float(found[:, :r].any(axis=1).mean()) for r in ranks}
 
 
+def overlap_at(I: np.ndarray, groundtruth: np.ndarray, k: int = 10) -> float:
+    """The fraction of the k true nearest neighbours that is among the first k results.
+
+    I (n, k or more) ids as `search` returns them, -1 where there is none; groundtruth (n, k or
+    more) ids, the nearest first.
+
+    Raises ValueError for arrays that are not 2-D, of different n or empty, or of fewer columns.
+    """
+    I, groundtruth = np.asarray(I), np.asarray(groundtruth)
+    narrow = I.ndim != 2 or groundtruth.ndim != 2 or min(I.shape[1], groundtruth.shape[1]) < k
+    if narrow or len(I) != len(groundtruth) or not I.size:
+        raise ValueError(
+            f"I, groundtruth: expected (n, {k} or more) with n > 0, "
+            f"got {I.shape} and {groundtruth.shape}"
+        )
+    found = groundtruth[:, :k, None] == I[:, None, :k]
+    return float((found.any(axis=2) & (groundtruth[:, :k] >= 0)).mean())
+
+
 def mse(index: Any, x: np.ndarray, sample: int = 100_000) -> float:
     """Mean squared L2 error of the vectors as the index stores them.
 
@@ -150,14 +172,17 @@ def measure(
     train_seconds: float | None = None,
     repeats: int = 3,
 ) -> Result:
-    """Search once for R@1, R@10 and R@100, then `repeats` times for the speed.
+    """Search once for R@1, R@10, R@100 and 10@10, then `repeats` times for the speed, if at all.
 
     search: queries (n, d) -> D, I (n, 100); extra_bytes: what is stored beside a code; the rest is
     as in `recall_at` and `Result`.
     """
-    recall = recall_at(search(queries)[1], groundtruth)
-    qps = queries_per_second(search, queries, repeats)
-    return Result(name, code_bytes, code_bytes + extra_bytes, mse, recall, qps, train_seconds)
+    I = search(queries)[1]
+    recall = recall_at(I, groundtruth)
+    overlap = overlap_at(I, groundtruth) if groundtruth.shape[1] >= 10 else None
+    qps = queries_per_second(search, queries, repeats) if repeats else None
+    stored_bytes = code_bytes + extra_bytes
+    return Result(name, code_bytes, stored_bytes, mse, recall, overlap, qps, train_seconds)
 
 
 def measure_search(
@@ -211,37 +236,36 @@ def set_threads(n: int) -> None:
     torch.set_num_threads(n)
 
 
-def format_table(results: Sequence[Result], reference: str | None = None) -> str:
-    """The results as plain text columns.
-
-    reference: the name of a result whose mse the others' are also given as a ratio to.
-    """
-    unit = next((r.mse for r in results if r.name == reference), None)
-    timed = any(r.train_seconds is not None for r in results)
+def format_table(results: Sequence[Result]) -> str:
+    """The results as a table in Markdown, aligned so that it reads as plain text as well."""
+    timed = any(r.qps is not None for r in results)
     ranks = list(results[0].recall) if results else []
-    head = ["method", "code B", "stored B", "MSE"]
-    head += ["ratio"] if unit is not None else []
-    head += [*(f"R@{r}" for r in ranks), "QPS", *(["train s"] if timed else [])]
-    rows = [head]
-    for result in results:
-        row = [result.name, str(result.code_bytes), str(result.stored_bytes), f"{result.mse:.5g}"]
-        row += [f"{result.mse / unit:.3f}"] if unit is not None else []
-        row += [f"{result.recall[r]:.3f}" for r in ranks] + [f"{result.qps:.0f}"]
-        if timed:
-            seconds = result.train_seconds
-            row.append("-" if seconds is None else f"{seconds:.0f}")
-        rows.append(row)
-    return columns(rows)
+    head = ["method", "code B", "bytes", "MSE", *(f"R@{r}" for r in ranks), "10@10"]
+    rows = [head + ["QPS"] * timed + ["train s"]]
+    for r in results:
+        row = [r.name, str(r.code_bytes), str(r.stored_bytes), f"{r.mse:.5g}"]
+        row += [cell(f, ".3f") for f in (*r.recall.values(), r.overlap)]
+        row += [cell(r.qps, ".0f")] * timed
+        rows.append([*row, cell(r.train_seconds, ".0f")])
+    first, *lines = (f"| {line} |" for line in columns(rows, " | ").split("\n"))
+    method, *figures = ("-" * len(c) for c in first.strip("|").split("|"))
+    rule = "|".join(["", method, *(f"{figure[1:]}:" for figure in figures), ""])
+    return "\n".join([first, rule, *lines])
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
+def cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def columns(rows: Sequence[Sequence[str]], between: str = "  ") -> str:
     """Rows of equally many cells as plain text: the first column to the left, others to the right.
 
     The first row is the head.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+        between.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in rows
     )
 
 

@@ -11,23 +11,28 @@ from .evaluate import Point, Result, pareto_front
 MAX_LABELS = 24  # points of a panel that are labelled
 
 
-def plot_recall(results: Sequence[Result], path: str | os.PathLike[str], title: str) -> None:
-    """Draw R@r of each result as bars, grouped by rank, to a PNG file.
+def plot_recall(
+    curves: Mapping[str, Sequence[Result]], path: str | os.PathLike[str], title: str
+) -> None:
+    """Draw R@r over the bytes stored per vector to a PNG file: one panel per rank r, one line
+    per method, in the order in which they come.
 
     Raises ImportError, which says what to install, where matplotlib is missing; OSError.
     """
-    figure, (axes,) = _figure()
-    width = 0.84 / len(results)
-    for i, result in enumerate(results):
-        at = [group + (i - (len(results) - 1) / 2) * width for group in range(len(result.recall))]
-        bars = axes.bar(at, list(result.recall.values()), width, label=result.name)
-        axes.bar_label(bars, fmt="%.3f", fontsize=min(9, 40 // len(results)), padding=1)
-    ranks = [f"R@{r}" for r in results[0].recall]
-    axes.set_xticks(range(len(ranks)), ranks)
-    axes.set_ylabel("recall of the nearest neighbour")
-    axes.set_ylim(0, 1.08)
-    axes.set_title(title)
-    figure.legend(loc="outside lower center", ncols=min(3, len(results)), fontsize=8)
+    ranks = list(next(iter(curves.values()))[0].recall)
+    figure, panels = _figure(len(ranks))
+    for axes, r in zip(panels, ranks, strict=True):
+        for label, results in curves.items():
+            stored = [result.stored_bytes for result in results]
+            axes.plot(stored, [result.recall[r] for result in results], marker="o", label=label)
+        axes.set_title(f"R@{r}", fontsize=10)
+        axes.set_xlabel("bytes")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("recall of the nearest neighbour")
+    figure.suptitle(title)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
     figure.savefig(path, format="png")
 
 

@@ -15,6 +15,7 @@ from faiss_qinco.tools.evaluate import (
     format_table,
     measure,
     mse,
+    overlap_at,
     pareto_front,
     queries_per_second,
     recall_at,
@@ -96,7 +97,10 @@ def test_queries_per_second() -> None:
 
 def results() -> list[Result]:
     recall = {1: 0.25, 10: 0.5, 100: 1.0}
-    return [Result("RQ", 8, 12, 200.0, recall, 10.0, 3.0), Result("ours", 8, 12, 150.0, recall, 5)]
+    return [
+        Result("RQ", 8, 12, 200.0, recall, 0.75, 10.0, 3.0),
+        Result("ours", 8, 9, 150.0, recall),
+    ]
 
 
 def test_measure() -> None:
@@ -111,13 +115,34 @@ def test_measure() -> None:
     assert (result.code_bytes, result.stored_bytes, result.train_seconds) == (16, 20, None)
 
 
+def test_measure_without_ten_true_neighbours_or_timing() -> None:
+    truth = np.arange(10)[:, None]
+    found = np.broadcast_to(np.arange(100), (10, 100))
+    result = measure(
+        "all", lambda q: (found, found), truth, truth, mse=0.0, code_bytes=1, repeats=0
+    )
+    assert (result.recall[1], result.recall[10]) == (0.1, 1.0)
+    assert result.overlap is None and result.qps is None
+
+
+def test_overlap() -> None:
+    found = np.array([[0, 1, 2], [5, 4, -1]])
+    assert overlap_at(found, np.array([[1, 0, 7], [3, 4, 5]]), 2) == 0.75
+    assert overlap_at(found, np.array([[1, 0, 7], [3, -1, -1]]), 3) == pytest.approx(2 / 6)
+    for truth in (np.zeros((2, 1)), np.zeros((1, 3)), np.zeros(2)):
+        with pytest.raises(ValueError, match="expected"):
+            overlap_at(found, truth, 2)
+
+
 def test_table() -> None:
-    head, first, second = format_table(results(), "RQ").split("\n")
-    assert head.split()[0] == "method" and "ratio" in head and len(head) == len(first)
-    assert " ".join(first.split()) == "RQ 8 12 200 1.000 0.250 0.500 1.000 10 3"
-    assert second.split()[-1] == "-" and "0.750" in second
-    assert "ratio" not in format_table(results())
-    assert format_table([]).startswith("method")
+    head, rule, first, second = format_table(results()).split("\n")
+    assert len({len(line) for line in (head, rule, first, second)}) == 1
+    assert [head.index(c, 2) for c in "|"] == [rule.index(c, 2) for c in "|"]
+    assert [c.strip() for c in first.strip("|").split("|")] == (
+        ["RQ", "8", "12", "200", "0.250", "0.500", "1.000", "0.750", "10", "3"]
+    )
+    assert [c.strip() for c in second.strip("|").split("|")][-3:] == ["-", "-", "-"]
+    assert "QPS" not in format_table(results()[1:])
 
 
 def points(*recall_and_qps: tuple[float, float], name: str = "ours") -> list[Point]:
@@ -155,7 +180,7 @@ def test_json(tmp_path: Path) -> None:
 
 def test_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    plot_recall(results(), tmp_path / "a.png", "title")
+    plot_recall({"both": results()}, tmp_path / "a.png", "title")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -183,4 +208,4 @@ def test_plot_pareto_writes_a_png(tmp_path: Path) -> None:
 def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'faiss-qinco\[plot\]'"):
-        plot_recall(results(), tmp_path / "a.png", "title")
+        plot_recall({"both": results()}, tmp_path / "a.png", "title")
