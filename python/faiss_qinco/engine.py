@@ -8,9 +8,11 @@ Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking ->
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from faiss import METRIC_L2
 
 from . import _core
 from .coarse import NoLists, Quantizer
@@ -18,11 +20,14 @@ from .codec.codec import QINCoCodec
 from .codec.devices import resolve_device
 from .params import Resolved
 from .progress import progress_bar
+from .ranking.additive import AdditiveFit
 from .ranking.early_exit import Checkpoint, pack_checkpoints
+from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD
 from .selectors import id_filter
 from .threads import get_num_threads
 
 BLOCK = 1 << 16  # vectors encoded at a time: what `add` holds beside x is their codes
+DOUBLES = 1 << 22  # of the sums that bias is computed from, at a time
 LARGEST = (1 << 62) - 1  # what the extension's sizes take
 
 
@@ -79,6 +84,66 @@ class Engine:
             None if codec.student is None else codec.student.weights,
         )
         self.codec, self.checkpoints = codec, checkpoints
+
+    def truncate(self, M: int) -> Engine:
+        """Another engine, of the first M < codec.M codes of all that is stored; see
+        `IndexIVFQINCo.truncate`."""
+        core, codec = self.core, self.codec.truncate(M)
+        with core.reading():
+            n, ntotal, has_map = core.n_stored, core.ntotal, core.has_direct_map
+            sizes = core.sizes()
+            ends = sizes.cumsum()
+
+            def entries(first: int, m: int) -> tuple[np.ndarray, np.ndarray]:
+                codes = _core.unpack_codes(core.export_codes(first, m), self.codec.M, codec.nbits)
+                list_no = np.searchsorted(ends, np.arange(first, first + m), side="right")
+                return list_no, np.ascontiguousarray(codes[:, :M])
+
+            additive = self._fitted(codec, n, entries)
+            l2 = self.metric == METRIC_L2
+
+            def rows(first: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+                list_no, codes = entries(first, m)
+                bias = np.zeros(m, np.float32)
+                step = max(1, DOUBLES // codec.d)
+                for i in range(0, m if l2 else 0, step):
+                    part = slice(i, i + step)
+                    r = np.zeros((len(codes[part]), codec.d))
+                    for codebook, code in zip(additive, codes[part].T, strict=True):
+                        r += codebook[code]
+                    bias[part] = np.einsum("ij,ij->i", r, r + 2 * self.centroids[list_no[part]])
+                return _core.pack_codes(codes, codec.nbits), bias, core.export_ids(first, m)
+
+            made = Engine(codec, self.centroids, additive, [], self.metric)
+            made.core.import_(sizes, rows, n, ntotal)
+        if has_map:
+            made.core.make_direct_map()
+        return made
+
+    def _fitted(
+        self,
+        codec: QINCoCodec,
+        n: int,
+        entries: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
+    ) -> np.ndarray:
+        """The additive codebooks (M, K, d) of the first codes, fitted to what these decode to, for
+        n stored vectors or a sample: that is about the mean of the vectors with such codes."""
+        M, K, d = codec.M, codec.K, codec.d
+        if n < FEW_POINTS * M * K:
+            # Those of all codes, where the others are anything: the mean of their codewords.
+            additive = np.array(self.additive[:M])
+            additive[0] += self.additive[M:].mean(axis=1).sum(axis=0)
+            return additive
+        n_fitted = min(n, POINTS_PER_CODEWORD * M * K)
+        chosen = np.sort(np.random.default_rng(0).choice(n, n_fitted, replace=False))
+        fit = AdditiveFit(M, K, d)
+        for first in range(0, n, BLOCK):
+            m = min(BLOCK, n - first)
+            begin, end = np.searchsorted(chosen, (first, first + m))
+            list_no, codes = (a[chosen[begin:end] - first] for a in entries(first, m))
+            lists = list_no if codec.nlist is not None else None
+            fit.update(codes, {0: codec.decode_lists(lists, codes) - self.centroids[list_no]})
+        return fit.solve()
 
     # -- build --------------------------------------------------------------------------------
 

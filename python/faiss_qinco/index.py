@@ -6,9 +6,10 @@ All distances are squared L2, or inner products. Where FAISS has a behaviour, it
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
@@ -38,6 +39,9 @@ from .training import check_checkpoint, plan, remove_checkpoint, train_codec
 from .training.budget import Budget
 from .training.config import TrainingConfig
 from .training.data import TrainingSet
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class _QINCoIndex:
@@ -355,6 +359,38 @@ class _QINCoIndex:
         check_matrix(x, self.d)
         engine.add(x, None, self._coarse, self.training.device, bool(self.verbose))
 
+    def truncate(self, M: int) -> Self:
+        """A new index of the first M codes of all that is stored, 1 <= M <= self.M: less memory and
+        decoding for more error. This one stays as it is, and nothing that can change is shared.
+
+        Every step of the codec is trained on its own error, so nothing is trained or encoded again
+        (`QINCoCodec.truncate`); ids, direct map and settings are kept. The tables are fitted to a
+        sample of the stored vectors as their first M codes decode them. With less than four for
+        each of the M * K codewords, those of this index are cut instead; a shortlist is then worse.
+        The margins of early exit are not those of the shorter code: without them whole shortlists
+        are decoded, and what a range search scans; `distill` calibrates new ones. With M of this
+        index, a copy.
+
+        Takes the new index's memory, and that of 50 vectors for each codeword at most. Other
+        threads may search meanwhile; what they add waits, and is not in it.
+
+        Raises TypeError for an M that is no integer, ValueError outside 1..self.M, RuntimeError if
+        untrained.
+        """
+        engine = self._check_trained()
+        M = integer("M", M, 1, self.M)
+        if self.M == M:
+            return copy.copy(self)
+        index = self._shell(M)
+        index.verbose, index._nshort = self.verbose, self._nshort
+        index._exit_margin, index._rerank_device = self._exit_margin, self._rerank_device
+        index._engine = engine.truncate(M)
+        return index
+
+    def _shell(self, M: int) -> Self:
+        """An untrained index with M codes and otherwise these sizes."""
+        raise NotImplementedError
+
     def reset(self) -> None:
         """Forget all vectors; the training stays."""
         if self._engine is not None:
@@ -540,6 +576,9 @@ class IndexQINCo(_QINCoIndex):
     ) -> None:
         super().__init__(NoLists(), d, 1, M, nbits, metric, config, training)
 
+    def _shell(self, M: int) -> Self:
+        return type(self)(self.d, M, self.nbits, self.metric_type, self._config, self.training)
+
     def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vector (d,) float32 of an id. Raises RuntimeError for an id out of range."""
         check_buffer("x", x, (self.d,), np.float32)
@@ -594,6 +633,18 @@ class IndexIVFQINCo(_QINCoIndex):
 
     def _factory_string(self) -> str:
         return f"IVF{self.nlist},{super()._factory_string()}"
+
+    def _shell(self, M: int) -> Self:
+        quantizer = faiss.deserialize_index(faiss.serialize_index(self.quantizer))
+        index = type(self)(
+            quantizer, self.d, self.nlist, M, self.nbits, self.metric_type, self._config,
+            self.training,
+        )  # fmt: skip
+        index._nprobe, index.parallel_mode = self._nprobe, self.parallel_mode
+        for name, field in vars(faiss.ClusteringParameters).items():
+            if isinstance(field, property) and name != "thisown":
+                setattr(index.cp, name, getattr(self.cp, name))
+        return index
 
     @property
     def nprobe(self) -> int:

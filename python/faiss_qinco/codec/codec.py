@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..checks import complaint, usable
+from ..checks import complaint, integer, usable
 from ..errors import ArgumentError
 from ..progress import progress_bar
 from ..storage.container import (
@@ -105,6 +105,22 @@ class QINCoCodec:
         codec.report, codec._weights = self.report, self._weights
         codec._models, codec._compiled = self._models, self._compiled
         return codec
+
+    def truncate(self, M: int) -> QINCoCodec:
+        """The codec of the first M codes, its tensors shared: every step is trained on its own
+        error, so the first codes of a code are a code. Without a student.
+
+        `decode` gives what this codec's gives for so many columns. Raises TypeError for an M that
+        is no integer, ValueError outside 1..M.
+        """
+        M = integer("M", M, 1, self.M)
+        n_steps = M if self.nlist is not None else M - 1
+        left_out = tuple(f"steps.{m}." for m in range(n_steps, self.M))
+        tensors = {k: v for k, v in self.tensors.items() if not k.startswith(left_out)}
+        return QINCoCodec(
+            self.config, M, self.nbits, self.nlist is not None, self.mean, self.std, tensors,
+            metric=self.metric,
+        )  # fmt: skip
 
     # -- encoding and decoding ----------------------------------------------------------------
 
