@@ -9,6 +9,7 @@ from .index_file import deserialize_index, read_index, serialize_index, write_in
 from .params import SearchParametersIVFQINCo
 from .pre_transform import IndexPreTransform
 from .threads import get_num_threads, set_num_threads
+from .training import finetune
 from .training.config import TrainingConfig
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "SearchParametersIVFQINCo",
     "TrainingConfig",
     "deserialize_index",
+    "finetune",
     "get_num_threads",
     "index_factory",
     "read_index",

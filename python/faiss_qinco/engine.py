@@ -8,7 +8,9 @@ Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking ->
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,7 @@ class Engine:
         self.codec, self.centroids, self.additive = codec, centroids, additive
         self.bases = residual_bases(codec, centroids)
         self.checkpoints, self.metric = checkpoints, metric
+        self._lock, self._frozen = threading.Lock(), False
         self.core = _core.Engine(
             nlist=len(centroids),
             M=codec.M,
@@ -76,6 +79,25 @@ class Engine:
             student=None if codec.student is None else codec.student.weights,
             bases=None if self.bases is centroids else self.bases,
         )
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """To change what is stored. RuntimeError while, and after, another takes its place."""
+        with self._lock:
+            if self._frozen:
+                raise RuntimeError("the index is, or has meanwhile been, re-encoded: try again")
+            yield
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """In the block nothing that is stored changes, nor after it, unless it raises."""
+        with self.changing():
+            self._frozen = True
+        try:
+            yield
+        except BaseException:
+            self._frozen = False
+            raise
 
     def set_ranking(self, codec: QINCoCodec, checkpoints: list[Checkpoint]) -> None:
         """Another student of the same codec, or none, and its checkpoints."""
@@ -111,7 +133,7 @@ class Engine:
                     r = np.zeros((len(codes[part]), codec.d))
                     for codebook, code in zip(additive, codes[part].T, strict=True):
                         r += codebook[code]
-                    bias[part] = np.einsum("ij,ij->i", r, r + 2 * self.centroids[list_no[part]])
+                    bias[part] = np.einsum("ij,ij->i", r, r + 2 * self.bases[list_no[part]])
                 return _core.pack_codes(codes, codec.nbits), bias, core.export_ids(first, m)
 
             made = Engine(codec, self.centroids, additive, [], self.metric)
@@ -142,7 +164,7 @@ class Engine:
             begin, end = np.searchsorted(chosen, (first, first + m))
             list_no, codes = (a[chosen[begin:end] - first] for a in entries(first, m))
             lists = list_no if codec.nlist is not None else None
-            fit.update(codes, {0: codec.decode_lists(lists, codes) - self.centroids[list_no]})
+            fit.update(codes, {0: codec.decode_lists(lists, codes) - self.bases[list_no]})
         return fit.solve()
 
     # -- build --------------------------------------------------------------------------------
@@ -188,7 +210,8 @@ class Engine:
                 rows = np.ascontiguousarray(x[part], np.float32)
                 list_no[part], codes[part] = self.encode(rows, coarse.assign(rows), device)
                 bar.to(begin + len(rows))
-        self.core.add(list_no, codes, ids=ids, n_threads=get_num_threads())
+        with self.changing():
+            self.core.add(list_no, codes, ids=ids, n_threads=get_num_threads())
 
     # -- search -------------------------------------------------------------------------------
 

@@ -30,10 +30,12 @@ from .checks import (
 from .coarse import NoLists, Quantizer
 from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig, resolve_config
-from .engine import Engine, residual_bases
+from .codec.statistics import Drift, Statistics, drift
+from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
 from .params import Resolved, resolve_params
 from .ranking.fitting import fit
+from .reencode import reencoded
 from .threads import get_num_threads
 from .training import check_checkpoint, plan, remove_checkpoint, train_codec
 from .training.budget import Budget
@@ -263,6 +265,12 @@ class _QINCoIndex:
         budget, data = self._start_training(x, self.d)
         centroids = self._coarse.train(data, codec)
         data, list_no = self._assigned(data, centroids)
+        if codec.statistics is None:  # better these than none, for `drift`
+            rows = np.random.default_rng(self.training.seed).permutation(len(data))
+            rows = np.sort(rows[: self.training.n_validation])
+            lists = None if list_no is None else list_no[rows]
+            found = codec.measure(data[rows], lists, device=self.training.device)
+            codec = codec.with_statistics(found)
         self._engine = self._searchable(codec, data, centroids, list_no, budget)
 
     def distill(self, x: np.ndarray) -> None:
@@ -280,7 +288,79 @@ class _QINCoIndex:
             training, Budget(training.seconds(len(data))),
         )  # fmt: skip
         # The tables stay: the biases that are stored belong to them.
-        engine.set_ranking(codec, checkpoints)
+        with engine.changing():
+            engine.set_ranking(codec, checkpoints)
+
+    def reencode(self, codec: QINCoCodec, x: Any = None) -> None:
+        """Store the same vectors in the codes of another codec, one of `finetune` above all.
+
+        Parameters
+        ----------
+        codec : QINCoCodec of the same d, M, nbits, metric and centroids.
+        x : the vectors that were added: an array (n, d), mapped or not, whose row i is that of id
+            i; or a function from ids (m,) int64 to vectors (m, d). It is read in blocks, by
+            ascending id. None: the vectors are not there any more; each then gets the code that
+            decodes nearest to what `reconstruct` gives, its old one where that is it. Errors then
+            add up: little with a codec that has been fine-tuned (its report's `old_codes_mse`),
+            much with any other.
+
+        Tables, margins of early exit and a student, where there was one or one pays, are made anew
+        of these vectors. Lists, ids, direct map, nprobe and all other settings stay; what is
+        computed by `precompute_table` is computed again. All or nothing: on an error or Ctrl-C the
+        index is as before. Other threads may search and save meanwhile; `add`, `reset`, `distill`
+        and `make_direct_map` raise RuntimeError. Takes the index a second time in memory, and
+        M + 16 bytes a vector. Shows progress where `verbose`.
+
+        Raises TypeError for what is no codec, ValueError where it does not fit, or x has no row for
+        an id or one that cannot be encoded; RuntimeError if untrained or with fewer stored vectors
+        than codewords.
+        """
+        engine = self._check_trained()
+        self._check_codec(codec)
+        with engine.replacing():
+            self._engine = reencoded(engine, codec, x, self.training, bool(self.verbose))
+
+    def drift(self, x: np.ndarray) -> Drift:
+        """Whether vectors x (n, d), any real dtype, look like those that the codec was trained on.
+
+        Compares their error, and the use of lists and codewords, with those of vectors that the
+        training had held out (`codec.statistics`), each within what sampling and vectors of the
+        same kind give: `drift(x).alarm` says whether one is beyond, `score` how far. Of more than
+        16,384 vectors so many are looked at, evenly spaced. A few hundred tell a shift of the
+        kind; with fewer, only a gross one is beyond what sampling alone gives.
+
+        Raises RuntimeError if untrained, for a codec without statistics (of a file of an earlier
+        version, or published) and where none of the vectors can be stored; ValueError for no
+        vectors, and (also an AssertionError) for a wrong dimension.
+        """
+        engine = self._check_trained()
+        check_matrix(x, self.d)
+        codec, reference = engine.codec, engine.codec.statistics
+        if reference is None:
+            raise RuntimeError(
+                "drift: the codec has no statistics of its training, being of an earlier version "
+                "or published; train_from_codec(x, codec) of a new index takes them of its x"
+            )
+        if (n := x.shape[0]) == 0:
+            raise ValueError("x: expected some vectors, got none")
+        chosen = np.unique(np.linspace(0, n - 1, min(n, DRIFT_ROWS)).astype(np.int64))
+        errors, codes, lists = [], [], []
+        for begin in range(0, len(chosen), BLOCK):
+            rows = as_matrix(x[chosen[begin : begin + BLOCK]], self.d)
+            list_no, found = engine.encode(rows, self._coarse.assign(rows), self.training.device)
+            good = list_no >= 0
+            list_no, found = list_no[good], found[good]
+            errors.append(np.square(engine.decode(list_no, found) - rows[good]).sum(1))
+            codes.append(found)
+            lists.append(list_no)
+        usable = sum(map(len, lists))
+        if usable == 0:
+            raise RuntimeError(f"drift: none of {len(chosen)} vectors can be stored (see add)")
+        of_lists = None if codec.nlist is None else np.concatenate(lists)
+        found_all = Statistics.of(
+            np.concatenate(errors), np.concatenate(codes), codec.K, of_lists, codec.nlist
+        )
+        return drift(reference, found_all, len(chosen) - usable)
 
     def _start_training(self, x: np.ndarray, d: int) -> tuple[Budget, TrainingSet]:
         """The time, and the vectors to use of x (n, d): d is another than the index's where they
@@ -394,7 +474,8 @@ class _QINCoIndex:
     def reset(self) -> None:
         """Forget all vectors; the training stays."""
         if self._engine is not None:
-            self._engine.core.reset()
+            with self._engine.changing():
+                self._engine.core.reset()
 
     # -- search -------------------------------------------------------------------------------
 
@@ -733,11 +814,12 @@ class IndexIVFQINCo(_QINCoIndex):
 
         Raises RuntimeError unless the ids are 0 .. ntotal-1, or if untrained.
         """
-        core = self._check_trained().core
-        if new_maintain_direct_map:
-            core.make_direct_map()
-        else:
-            core.clear_direct_map()
+        engine = self._check_trained()
+        with engine.changing():
+            if new_maintain_direct_map:
+                engine.core.make_direct_map()
+            else:
+                engine.core.clear_direct_map()
 
     def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vector (d,) float32 of an id.
@@ -756,6 +838,7 @@ class IndexIVFQINCo(_QINCoIndex):
     _coarse_bytes = coarse_code_size
 
 
+DRIFT_ROWS = 1 << 14
 INT64 = (-(1 << 63), (1 << 63) - 1)
 
 

@@ -23,6 +23,7 @@ from ..storage.container import (
 from ..threads import get_num_threads
 from .config import QINCoConfig
 from .devices import check_device, resolve_device, use_bf16
+from .statistics import Statistics
 from .weights import pack_weights, tensor_shapes, with_prefix
 
 if TYPE_CHECKING:
@@ -48,6 +49,41 @@ class TrainingReport:
     vectors_seen: int
 
 
+@dataclass
+class TuningReport:
+    """What `finetune` did. Errors are mean squared L2 errors, in the units of the input, with the
+    beam of the config, of vectors held out; those of old vectors None where there were none.
+
+    new_mse_before, new_mse, old_mse_before, old_mse : of new and old vectors, before and after.
+    old_codes_mse : of old vectors as the codec decodes the codes that they had before.
+    blend : how far the weights went towards those of the last batch, 0.0 to 1.0: less than 1.0
+        where the old vectors' error asked for it.
+    seconds, vectors_seen : of the tuning; of vectors those seen again as well.
+    """
+
+    new_mse_before: float
+    new_mse: float
+    old_mse_before: float | None
+    old_mse: float | None
+    old_codes_mse: float | None
+    blend: float
+    seconds: float
+    vectors_seen: int
+
+    def __str__(self) -> str:
+        text = f"error of new vectors {_change(self.new_mse_before, self.new_mse)}"
+        if self.old_mse_before and self.old_mse is not None and self.old_codes_mse is not None:
+            of_codes = _change(self.old_mse_before, self.old_codes_mse)
+            text += f"; of old vectors {_change(self.old_mse_before, self.old_mse)}, "
+            text += f"of their old codes {of_codes}"
+        return text
+
+
+def _change(before: float, after: float) -> str:
+    relative = f" ({100 * (after / before - 1):+.1f} %)" if before > 0 else ""
+    return f"{before:.5g} -> {after:.5g}{relative}"
+
+
 class QINCoCodec:
     """Implicit neural codebooks: vectors (n, d) <-> codes (n, M) (or (n, M + 1) behind an IVF).
 
@@ -61,7 +97,8 @@ class QINCoCodec:
     student : a smaller QINCoCodec that decodes the same codes to nearly the same vectors, or None.
     metric : faiss's number of the metric by which `encode` chooses lists: 1 L2, 0 inner product.
     own_centroids : (nlist, d) float32, by which it chooses them; None: the starting vectors.
-    report : TrainingReport of `train`, else None.
+    report : TrainingReport of `train`, TuningReport of `finetune`, else None.
+    statistics : what it makes of vectors like those of its training, for `index.drift`, or None.
     """
 
     def __init__(
@@ -82,7 +119,8 @@ class QINCoCodec:
         self.own_centroids = own_centroids
         self.nlist = len(tensors["base"]) if ivf else None
         self.d, self.K = len(mean), 1 << nbits
-        self.report: TrainingReport | None = None
+        self.report: TrainingReport | TuningReport | None = None
+        self.statistics: Statistics | None = None
         self._weights: _core.QincoWeights | None = None
         self._models: dict[str, QINCo] = {}
         self._compiled: dict[tuple[str, torch.dtype], list[CompiledStep]] = {}
@@ -94,15 +132,23 @@ class QINCoCodec:
         student = "" if self.student is None else " with a student"
         return f"<QINCoCodec {self.M}x{self.nbits} d={self.d}{lists} {sizes}{student}>"
 
+    def with_statistics(self, statistics: Statistics) -> QINCoCodec:
+        """This codec, its tensors shared, with these."""
+        codec = self._sharing(self.student)
+        codec.statistics = statistics
+        return codec
+
     def with_student(self, student: QINCoCodec | None) -> QINCoCodec:
         """This codec, its tensors shared, with this student or with none."""
-        if student is self.student:
-            return self
+        return self if student is self.student else self._sharing(student)
+
+    def _sharing(self, student: QINCoCodec | None) -> QINCoCodec:
         codec = QINCoCodec(
             self.config, self.M, self.nbits, self.nlist is not None, self.mean, self.std,
             self.tensors, student, self.metric, self.own_centroids,
         )  # fmt: skip
-        codec.report, codec._weights = self.report, self._weights
+        codec.report, codec.statistics = self.report, self.statistics
+        codec._weights = self._weights
         codec._models, codec._compiled = self._models, self._compiled
         return codec
 
@@ -119,7 +165,7 @@ class QINCoCodec:
         tensors = {k: v for k, v in self.tensors.items() if not k.startswith(left_out)}
         return QINCoCodec(
             self.config, M, self.nbits, self.nlist is not None, self.mean, self.std, tensors,
-            metric=self.metric,
+            metric=self.metric, own_centroids=self.own_centroids,
         )  # fmt: skip
 
     # -- encoding and decoding ----------------------------------------------------------------
@@ -216,6 +262,21 @@ class QINCoCodec:
         codes = beam_encode(model, self._steps(device, dtype), rows, lists, A, B)[0]
         return codes[:, -self.M :].to(torch.uint8).cpu().numpy()
 
+    def assign(self, x: np.ndarray) -> np.ndarray | None:
+        """The lists (n,) int64 that `encode` chooses for x (n, d); None without an IVF."""
+        if self.nlist is None:
+            return None
+        x = np.ascontiguousarray(x, np.float32)
+        return _core.assign(self.centroids(), x, 1, self.metric, get_num_threads())[0][:, 0]
+
+    def measure(
+        self, x: np.ndarray, list_no: np.ndarray | None = None, *, device: str = "auto"
+    ) -> Statistics:
+        """What the codec makes of vectors x (n, d), n > 0. Raises as `encode`."""
+        lists, codes = self.split(self.encode(x, list_no, device=device))
+        errors = np.square(self.decode_lists(lists, codes.astype(np.uint8)) - x).sum(1)
+        return Statistics.of(errors, codes, self.K, lists, self.nlist)
+
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """codes (n, m) integers, m <= M (or M + 1 behind an IVF, the list first) -> (n, d) float32.
 
@@ -305,6 +366,8 @@ class QINCoCodec:
             header["student"] = self.student.config.to_dict()
             own = with_prefix(self.student.tensors, "steps.")
             tensors |= {f"student.steps.{k}": v for k, v in own.items()}
+        if self.statistics is not None:
+            tensors |= {f"statistics.{k}": v for k, v in self.statistics.state().items()}
         return header, tensors
 
     @classmethod
@@ -312,6 +375,8 @@ class QINCoCodec:
         """Inverse of `state`. Raises FileFormatError where the parts do not fit together, or hold
         NaN or infinity."""
         student = None
+        counted = with_prefix(tensors, "statistics.")
+        tensors = {k: v for k, v in tensors.items() if not k.startswith("statistics.")}
         try:
             if "student" in header:
                 shared = {k: tensors[k] for k in ("mean", "base")}
@@ -348,10 +413,13 @@ class QINCoCodec:
         for name, tensor in tensors.items():
             finite(name, tensor)
         weights = {k: v for k, v in tensors.items() if k not in ("mean", "centroids")}
-        return cls(
+        codec = cls(
             config, M, nbits, nlist is not None, tensors["mean"], std, weights, student, metric,
             tensors.get("centroids"),
         )  # fmt: skip
+        if counted:
+            codec.statistics = Statistics.from_state(counted, M, codec.K, nlist)
+        return codec
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file (safetensors with a JSON header), atomically."""

@@ -2,13 +2,14 @@
 
 In the order of a training: `config` (settings), `budget` (time), `plan` (what it will take), `data`
 (the vectors), `loop` (the walk: `start` from residual quantization, then `descent` batch after
-batch, saved by `checkpoint`), `student`.
+batch, saved by `checkpoint`), `student`; `finetune` for a codec that there is.
 
-Importing this package does not import torch; `train_codec` and `distill` do.
+Importing this package does not import torch; what trains does.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,13 @@ from ..codec.config import QINCoConfig, resolve_config, student_config
 from ..errors import ArgumentError
 from .budget import CODEC_SHARE, STUDENT_SHARE, Budget
 from .checkpoint import check_checkpoint, remove_checkpoint
-from .config import TrainingConfig
+from .config import TrainingConfig, check_number
 from .data import TrainingSet
 from .plan import Plan, plan
 
 __all__ = [
-    "Budget", "Plan", "TrainingConfig", "TrainingSet", "check_checkpoint", "distill", "plan",
-    "remove_checkpoint", "train_codec",
+    "Budget", "Plan", "TrainingConfig", "TrainingSet", "check_checkpoint", "distill", "finetune",
+    "plan", "remove_checkpoint", "train_codec",
 ]  # fmt: skip
 
 
@@ -126,3 +127,70 @@ def distill(
 
     student = train_student(codec, known.astype(np.int64), config, training, own)
     return codec if student is None else codec.with_student(student)
+
+
+TUNING = TrainingConfig(lr=3e-3, noise=0.25)  # what is learnt already takes no larger steps
+FEWEST_TUNED = 100
+
+
+def finetune(
+    codec: QINCoCodec,
+    x: Any,
+    keep: Any = None,
+    *,
+    max_loss: float = 0.03,
+    training: TrainingConfig | None = None,
+) -> QINCoCodec:
+    """A new codec for another kind of vectors as well, from few of them.
+
+    The codec given stays what it was and decodes what it encoded. The new one has its lists,
+    normalisation and sizes, so that an index can go over to it (`index.reencode`), and no student.
+    Its `report`, a `TuningReport`, has the errors of vectors held out, new and old, before and
+    after.
+
+    Parameters
+    ----------
+    codec : the codec to start from.
+    x : (n, d) of any real dtype, a mapped file too, n >= 100: vectors of the new kind.
+    keep : (m, d), m >= 100: vectors of the old kind, as many as x or more; or what an index
+        reconstructs of them, which does nearly as well. They are learnt from beside the new ones,
+        and some, held out, hold the codec to max_loss. None: only the new vectors count; if they
+        are far from the old ones, the error of these can rise by half.
+    max_loss : by what fraction the error of the vectors kept may rise. inf: by anything.
+    training : learning rates, epochs, max_seconds ("auto": by the number of vectors of x and keep
+        together), batch_size, noise, n_validation, max_points (of each), device, bf16, seed,
+        progress. Default: as of a training, with noise 0.25 against over-fitting.
+
+    Raises RuntimeError for too few vectors, for NaN and the like as `TrainingSet`, for a codec of
+    no networks, when it diverges, and for a device that torch cannot use; ValueError for another d
+    and a max_loss below 0; TypeError for what is no codec. Ctrl-C leaves nothing behind.
+    """
+    if not isinstance(codec, QINCoCodec):
+        raise TypeError(f"codec: expected a QINCoCodec, got {type(codec)}")
+    max_loss = check_number("max_loss", max_loss, 0, float("inf"))
+    training = training or TUNING
+    if codec.M == 1 and codec.nlist is None:
+        raise RuntimeError("codec: of one code without an IVF, it has no networks to tune")
+    sets: list[TrainingSet | None] = []
+    for name, vectors in (("x", x), ("keep", keep)):
+        if vectors is None and name == "keep":
+            sets.append(None)
+            continue
+        try:
+            data = TrainingSet(vectors, codec.d, max_points=training.max_points, seed=training.seed)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("x:", f"{name}:", 1)) from error
+        if len(data) < FEWEST_TUNED:
+            raise RuntimeError(
+                f"{name}: expected at least {FEWEST_TUNED} vectors to tune with, got {len(data)}"
+            )
+        sets.append(data)
+    new, kept = sets
+    assert new is not None
+    budget = Budget(training.seconds(len(new) + (0 if kept is None else len(kept))))
+    from .finetune import tune
+
+    tuned = tune(codec, new, kept, max_loss, training, budget)
+    if training.progress:
+        print(tuned.report, file=sys.stderr)
+    return tuned

@@ -20,6 +20,7 @@ from ..codec.config import QINCoConfig
 from ..codec.devices import check_device, resolve_device, use_bf16
 from ..codec.encoding import chunks
 from ..codec.model import QINCo
+from ..codec.statistics import Statistics
 from ..codec.weights import with_prefix
 from ..progress import progress_bar
 from ..storage.container import reading
@@ -291,8 +292,15 @@ class Run:
             self.config, self.M, self.nbits, ivf, self.mean, self.std, tensors, metric=self.metric
         )
         codec.report = self.report
+        codec.statistics = self.statistics(codec)
         self.warn()
         return codec
+
+    def statistics(self, codec: QINCoCodec) -> Statistics:
+        """Of held-out vectors, which nothing was fitted to."""
+        rows, lists = self.held_out, self.data.list_no
+        lists = None if lists is None else lists[rows]
+        return codec.measure(self.data[rows], lists, device=self.device)
 
     def warn(self) -> None:
         """Where residual quantization, with time enough, would have done as well."""
