@@ -202,7 +202,8 @@ def random_codec(
     from faiss_qinco.codec.model import QINCo
     from faiss_qinco.training import TrainingSet
 
-    config, d, nbits = resolve_config(preset), x.shape[1], 8
+    d, nbits = x.shape[1], 8
+    config = resolve_config(preset, d)
     mean, std = TrainingSet(x, d).normalisation()
     torch.manual_seed(0)
     model = QINCo(d, M, 1 << nbits, config, None if centroids is None else len(centroids))

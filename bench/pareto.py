@@ -94,7 +94,9 @@ def main() -> None:
     for method in dict.fromkeys(args.methods):
         if method == "qinco":
             index = bench.qinco_index()[0]
-            preset = args.preset if index.config == resolve_config(args.preset) else "custom"
+            preset = (
+                args.preset if index.config == resolve_config(args.preset, index.d) else "custom"
+            )
             ours = f"{ivf},QINCo{code}_{preset}"
             indexes[ours] = index
         else:

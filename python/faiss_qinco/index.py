@@ -72,7 +72,7 @@ class _QINCoIndex:
         self.metric_type, self.metric_arg, self.verbose = int(metric), 0.0, False
         self.training = training or TrainingConfig()
         auto = isinstance(config, str) and config.lower() == "auto"
-        self._config = "auto" if auto else resolve_config(config)
+        self._config = "auto" if auto else resolve_config(config, self.d)
         self._nshort: int | None = None
         self._exit_margin, self._rerank_device = 1.0, "cpu"
         self._coarse = coarse

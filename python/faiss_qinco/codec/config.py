@@ -135,10 +135,20 @@ def student_pays(config: QINCoConfig, d: int) -> bool:
     return sum(network_costs(config, d)) >= STUDENT_PAYS * sum(network_costs(student_config(d), d))
 
 
-def resolve_config(config: str | QINCoConfig, device: str = "auto") -> QINCoConfig:
-    """A preset's name or "auto", in any case, or a config -> a config.
+def auto_config(d: int, device: str = "auto") -> QINCoConfig:
+    """What the machine at hand can train for vectors of dimension d: S where torch sees a GPU, else
+    XS, with networks narrower than d above 128 dimensions. Their cost then grows with d, not with
+    d²: in the same time they see several times as many vectors."""
+    if not resolve_device(device).startswith("cpu"):
+        return PRESETS["S"]
+    if d <= 128:
+        return PRESETS["XS"]
+    return dataclasses.replace(PRESETS["XS"], d_e=128 if d <= 512 else 96)
 
-    "auto" is what the machine at hand can train: S where torch sees a GPU, else XS.
+
+def resolve_config(config: str | QINCoConfig, d: int, device: str = "auto") -> QINCoConfig:
+    """A preset's name or "auto" (see `auto_config`), in any case, or a config -> a config for
+    vectors of dimension d.
 
     Raises ValueError for an unknown name, TypeError for anything else.
     """
@@ -147,7 +157,7 @@ def resolve_config(config: str | QINCoConfig, device: str = "auto") -> QINCoConf
     if not isinstance(config, str):
         raise TypeError(f"config: expected a preset name or a QINCoConfig, got {type(config)}")
     if (name := config.upper()) == "AUTO":
-        return PRESETS["XS" if resolve_device(device).startswith("cpu") else "S"]
+        return auto_config(d, device)
     if name not in PRESETS:
         raise ValueError(f"config: expected one of {[*PRESETS, 'auto']}, got {config!r}")
     return PRESETS[name]

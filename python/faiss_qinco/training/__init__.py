@@ -81,7 +81,7 @@ def train_codec(
         own = budget.share(CODEC_SHARE)
     from .loop import train_model  # seconds of the budget: it imports torch
 
-    config = resolve_config(config, training.device)
+    config = resolve_config(config, data.d, training.device)
     bases = centroids
     if centroids is not None and metric == 0:
         bases = data.list_means(centroids)

@@ -85,7 +85,7 @@ def plan(
     training: TrainingConfig,
 ) -> Plan:
     """What training on n vectors of dimension d will take; nlist None: without an IVF."""
-    sizes = resolve_config(config, training.device)
+    sizes = resolve_config(config, d, training.device)
     name = next((name for name, preset in PRESETS.items() if preset == sizes), str(sizes))
     points = n if training.max_points is None else min(n, training.max_points)
     K = 1 << nbits
