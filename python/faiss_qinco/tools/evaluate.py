@@ -243,7 +243,12 @@ def format_table(results: Sequence[Result]) -> str:
     head = ["method", "code B", "bytes", "MSE", *(f"R@{r}" for r in ranks), "10@10"]
     rows = [head + ["QPS"] * timed + ["train s"]]
     for r in results:
-        row = [r.name, str(r.code_bytes), str(r.stored_bytes), f"{r.mse:.5g}"]
+        row = [
+            r.name,
+            str(r.code_bytes),
+            str(r.stored_bytes),
+            f"{r.mse:{'.0f' if r.mse >= 1000 else '.4g'}}",
+        ]
         row += [cell(f, ".3f") for f in (*r.recall.values(), r.overlap)]
         row += [cell(r.qps, ".0f")] * timed
         rows.append([*row, cell(r.train_seconds, ".0f")])
