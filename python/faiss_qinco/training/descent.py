@@ -57,7 +57,7 @@ def encoder(
     return encode
 
 
-SLOWER = 0.05  # codebooks of entries smaller than that have smaller learning rates
+SLOWER = 0.15  # codebooks of entries smaller than that have smaller learning rates
 
 
 def pace(codebook: np.ndarray) -> float:
