@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__, demo
 from ..errors import FactoryError
-from . import build, evaluation, info, search, train
+from . import build, evaluation, info, inspect, search, train
 
 COMMANDS = {
     "demo": (demo, "compare with faiss's PQ and RQ on real vectors"),
@@ -18,6 +18,7 @@ COMMANDS = {
     "build": (build, "add vectors to an index"),
     "search": (search, "the nearest stored vectors of queries"),
     "eval": (evaluation, "recall and speed of an index, for several settings of its search"),
+    "inspect": (inspect, "a page that shows what goes on inside a codec or an index"),
     "info": (info, "what a file holds, or what runs here"),
 }
 

@@ -102,6 +102,24 @@ def blocks(files: Sequence[str], size: int = BLOCK) -> Iterator[np.ndarray]:
             yield read_vectors(file, start, size)
 
 
+class VectorFiles:
+    """Vector files that follow on from one another, as something with a shape whose rows are read
+    when they are asked for. Raises as `shape_of`."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.shape = names, shape_of(names)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The rows (n,), in ascending order, as (n, d) float32."""
+        found = np.empty((len(rows), self.shape[1]), np.float32)
+        start = 0
+        for block in blocks(self.names, 1 << 16):
+            first, last = np.searchsorted(rows, (start, start + len(block)))
+            found[first:last] = block[rows[first:last] - start]
+            start += len(block)
+        return found
+
+
 def read_ids(file: str, n: int) -> np.ndarray:
     """n integer ids (n,): a column or a row of a vector file, or an npy array (n,).
 

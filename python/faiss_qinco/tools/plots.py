@@ -20,7 +20,7 @@ def plot_recall(
     Raises ImportError, which says what to install, where matplotlib is missing; OSError.
     """
     ranks = list(next(iter(curves.values()))[0].recall)
-    figure, panels = _figure(len(ranks))
+    figure, panels = figure_of(len(ranks))
     for axes, r in zip(panels, ranks, strict=True):
         for label, results in curves.items():
             stored = [result.stored_bytes for result in results]
@@ -54,7 +54,7 @@ def plot_ranks(
 
     Raises ImportError, which says what to install, where matplotlib is missing; OSError.
     """
-    figure, panels = _figure(len(points))
+    figure, panels = figure_of(len(points))
     for axes, (rank, of_rank) in zip(panels, points.items(), strict=True):
         _draw_pareto(axes, of_rank, labels=len(of_rank) <= MAX_LABELS)
         axes.set_xlabel(f"R@{rank}")
@@ -87,12 +87,18 @@ def _draw_pareto(axes: Any, points: Sequence[Point], labels: bool) -> None:
     axes.grid(alpha=0.3, which="both")
 
 
-def _figure(n: int = 1) -> tuple[Any, Sequence[Any]]:
-    """A figure of n panels side by side."""
+def figure_of(
+    n: int = 1, width: float | None = None, height: float = 4.5, sharey: bool = True
+) -> tuple[Any, Sequence[Any]]:
+    """A figure of n panels side by side, sizes in inches, and its panels.
+
+    Raises ImportError, which says what to install, where matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure  # without pyplot: no window, whatever the backend
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'faiss-qinco[plot]'") from error
 
-    figure = Figure(figsize=(8 if n == 1 else 4.5 * n, 4.5), dpi=150, layout="constrained")
-    return figure, figure.subplots(1, n, squeeze=False, sharey=True)[0]
+    width = width or (8 if n == 1 else 4.5 * n)
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return figure, figure.subplots(1, n, squeeze=False, sharey=sharey)[0]

@@ -92,10 +92,16 @@ def refined(rq: faiss.ResidualQuantizer, residuals: np.ndarray, beam: int) -> np
     return found
 
 
-def rq_errors(codebooks: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Squared errors (n,) of x (n, d) by RQ with these codebooks (M, K, d)."""
+def residual_quantizer(codebooks: np.ndarray) -> faiss.ResidualQuantizer:
+    """RQ with these codebooks (M, K, d)."""
     M, K, d = codebooks.shape
     rq = faiss.ResidualQuantizer(d, M, K.bit_length() - 1)
     faiss.copy_array_to_vector(np.ascontiguousarray(codebooks).ravel(), rq.codebooks)
     rq.is_trained = True
+    return rq
+
+
+def rq_errors(codebooks: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Squared errors (n,) of x (n, d) by RQ with these codebooks (M, K, d)."""
+    rq = residual_quantizer(codebooks)
     return np.asarray(np.square(rq.decode(rq.compute_codes(x)) - x).sum(1))
