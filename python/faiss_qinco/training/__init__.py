@@ -152,9 +152,9 @@ def finetune(
     ----------
     codec : the codec to start from.
     x : (n, d) of any real dtype, a mapped file too, n >= 100: vectors of the new kind.
-    keep : (m, d), m >= 100: vectors of the old kind, as many as x or more; or what an index
-        reconstructs of them, which does nearly as well. They are learnt from beside the new ones,
-        and some, held out, hold the codec to max_loss. None: only the new vectors count; if they
+    keep : (m, d), m >= 100: vectors of the old kind, as many as x or more; where they are
+        not there any more, what an index reconstructs of them. Learnt from beside the new ones;
+        some, held out, hold the codec to max_loss. None: only the new vectors count; if they
         are far from the old ones, the error of these can rise by half.
     max_loss : by what fraction the error of the vectors kept may rise. inf: by anything.
     training : learning rates, epochs, max_seconds ("auto": by the number of vectors of x and keep

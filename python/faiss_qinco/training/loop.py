@@ -276,23 +276,22 @@ class Run:
     def finish(self) -> QINCoCodec:
         """The codec of the best validation."""
         self.model.load_state_dict(self.best_state)
-        if self.report is None:
-            same = self.config.beam(self.K, True) == self.config.beam(self.K)
-            self.report = TrainingReport(
-                rq_mse=self.rq_mse,
-                mse=self.best[0] if same else self.error(False, self.held_out, show=True),
-                history=self.history,
-                seconds=self.budget.spent,
-                vectors_seen=self.step * self.training.batch_size,
-            )
-            self.save()
         ivf = not self.model.base.requires_grad
         tensors = {k: v.cpu().numpy().copy() for k, v in self.model.state_dict().items()}
         codec = QINCoCodec(
             self.config, self.M, self.nbits, ivf, self.mean, self.std, tensors, metric=self.metric
         )
-        codec.report = self.report
         codec.statistics = self.statistics(codec)
+        if self.report is None:
+            self.report = TrainingReport(
+                rq_mse=self.rq_mse,
+                mse=float(codec.statistics.mean),
+                history=self.history,
+                seconds=self.budget.spent,
+                vectors_seen=self.step * self.training.batch_size,
+            )
+            self.save()
+        codec.report = self.report
         self.warn()
         return codec
 

@@ -62,6 +62,7 @@ def test_nothing_may_be_lost(codec, shifted, learn, settings):
 
 def test_without_old_vectors_and_without_lists(learn):
     codec = train_codec(learn[:1000], 2, 5, fq.QINCoConfig(L=1, d_h=16, A=0), training(epochs=1))
+    np.testing.assert_allclose(codec.statistics.mean, codec.report.mse, rtol=1e-6)
     x = np.ascontiguousarray(learn[:1000, ::-1])
     tuned = fq.finetune(codec, x, training=training(epochs=4))
     assert tuned.report.new_mse < 0.95 * tuned.report.new_mse_before
