@@ -142,11 +142,18 @@ class QINCoCodec:
         """This codec, its tensors shared, with this student or with none."""
         return self if student is self.student else self._sharing(student)
 
-    def _sharing(self, student: QINCoCodec | None) -> QINCoCodec:
-        codec = QINCoCodec(
-            self.config, self.M, self.nbits, self.nlist is not None, self.mean, self.std,
-            self.tensors, student, self.metric, self.own_centroids,
+    def with_tensors(
+        self, tensors: dict[str, np.ndarray], M: int, student: QINCoCodec | None = None
+    ) -> QINCoCodec:
+        """A codec of M codes with these weights and this student, and otherwise as this one:
+        normalisation, lists, metric, sizes of the networks."""
+        return QINCoCodec(
+            self.config, M, self.nbits, self.nlist is not None, self.mean, self.std, tensors,
+            student, self.metric, self.own_centroids,
         )  # fmt: skip
+
+    def _sharing(self, student: QINCoCodec | None) -> QINCoCodec:
+        codec = self.with_tensors(self.tensors, self.M, student)
         codec.report, codec.statistics = self.report, self.statistics
         codec._weights = self._weights
         codec._models, codec._compiled = self._models, self._compiled
@@ -163,10 +170,7 @@ class QINCoCodec:
         n_steps = M if self.nlist is not None else M - 1
         left_out = tuple(f"steps.{m}." for m in range(n_steps, self.M))
         tensors = {k: v for k, v in self.tensors.items() if not k.startswith(left_out)}
-        return QINCoCodec(
-            self.config, M, self.nbits, self.nlist is not None, self.mean, self.std, tensors,
-            metric=self.metric, own_centroids=self.own_centroids,
-        )  # fmt: skip
+        return self.with_tensors(tensors, M)
 
     # -- encoding and decoding ----------------------------------------------------------------
 

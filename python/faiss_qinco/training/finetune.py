@@ -184,7 +184,4 @@ def blended(codec: QINCoCodec, tensors: dict[str, np.ndarray], part: float) -> Q
     if codec.nlist is not None:
         found["base"] = codec.tensors["base"]
     found = {k: np.ascontiguousarray(v, np.float32) for k, v in found.items()}
-    return QINCoCodec(
-        codec.config, codec.M, codec.nbits, codec.nlist is not None, codec.mean, codec.std, found,
-        metric=codec.metric, own_centroids=codec.own_centroids,
-    )  # fmt: skip
+    return codec.with_tensors(found, codec.M)
