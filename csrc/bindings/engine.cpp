@@ -63,13 +63,13 @@ std::shared_ptr<Engine> make(idx_t nlist, int M, int nbits, int metric, const Fl
                              std::shared_ptr<QincoWeights> weights,
                              std::shared_ptr<EarlyExit> early_exit,
                              std::shared_ptr<QincoWeights> student,
-                             const std::optional<Floats>& bases) {
+                             const std::optional<Floats>& bases, bool corrects_length) {
   check(tables != nullptr, "tables: expected AdditiveTables, got None");
   check_array("centroids", centroids, {nlist, tables->d()});
   if (bases) check_array("bases", *bases, {nlist, tables->d()});
   return std::make_shared<Engine>(Engine::Parts{
       nlist, M, nbits, to_metric(metric), centroids.data(), std::move(tables), std::move(weights),
-      std::move(early_exit), std::move(student), bases ? bases->data() : nullptr});
+      std::move(early_exit), std::move(student), bases ? bases->data() : nullptr, corrects_length});
 }
 
 // -- search -----------------------------------------------------------------------------------
@@ -135,10 +135,11 @@ py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, idx_t 
   Bytes codes({args.n, k, idx_t{self.M()}});
   std::vector<float> D(static_cast<std::size_t>(args.n * k));
   idx_t* I_data = I.mutable_data();
-  const ResultCodes found{list_no.mutable_data(), codes.mutable_data()};
+  Floats lengths({self.corrects_length() ? args.n : 0, k});
+  const ResultCodes found{list_no.mutable_data(), codes.mutable_data(), lengths.mutable_data()};
   without_gil(n_threads,
               [&](const Execution& run) { self.search(args, k, D.data(), I_data, run, found); });
-  return py::make_tuple(I, list_no, codes);
+  return py::make_tuple(I, list_no, codes, lengths);
 }
 
 py::tuple range_search_vectors(const Engine& self, const Floats& q, float radius, idx_t nprobe,
@@ -187,15 +188,44 @@ py::tuple encode_vectors(const Engine& self, const Floats& x, const std::optiona
   return py::make_tuple(found, codes);
 }
 
-void add(Engine& self, const Ids& list_no, const Bytes& codes, const std::optional<Ids>& ids,
-         int n_threads) {
+void add(Engine& self, const Ids& list_no, const Bytes& codes, const std::optional<Floats>& lengths,
+         const std::optional<Ids>& ids, int n_threads) {
   check_array("list_no", list_no, {kAny});
   const idx_t n = list_no.shape(0);
   check_array("codes", codes, {n, self.M()});
+  if (lengths) check_array("lengths", *lengths, {n});
   if (ids) check_array("ids", *ids, {n});
   without_gil(n_threads, [&](const Execution& run) {
-    self.add(n, list_no.data(), codes.data(), data_or_null(ids), run);
+    self.add(n, list_no.data(), codes.data(), data_or_null(lengths), data_or_null(ids), run);
   });
+}
+
+Floats bias_of(const Engine& self, const Ids& list_no, const Bytes& codes,
+               const std::optional<Floats>& lengths, int n_threads) {
+  check_array("list_no", list_no, {kAny});
+  const idx_t n = list_no.shape(0);
+  check_array("codes", codes, {n, self.M()});
+  if (lengths) check_array("lengths", *lengths, {n});
+  Floats out(n);
+  float* data = out.mutable_data();
+  without_gil(n_threads, [&](const Execution& run) {
+    self.bias(n, list_no.data(), codes.data(), data_or_null(lengths), data, run);
+  });
+  return out;
+}
+
+Floats lengths_of(const Engine& self, const Ids& list_no, const Bytes& codes, const Floats& ratios,
+                  int n_threads) {
+  check_array("list_no", list_no, {kAny});
+  const idx_t n = list_no.shape(0);
+  check_array("codes", codes, {n, self.M()});
+  check_array("bias", ratios, {n});
+  Floats out(n);
+  float* data = out.mutable_data();
+  without_gil(n_threads, [&](const Execution& run) {
+    self.lengths(n, list_no.data(), codes.data(), ratios.data(), data, run);
+  });
+  return out;
 }
 
 Floats reconstruct(const Engine& self, idx_t id) {
@@ -326,12 +356,15 @@ void bind_engine(py::module_& m) {
       .def(
           py::init(&make), py::kw_only(), arg("nlist"), arg("M"), arg("nbits"), arg("metric"),
           arg("centroids"), arg("tables"), arg("weights").none(true), arg("early_exit") = none,
-          arg("student") = none, arg("bases") = none,
+          arg("student") = none, arg("bases") = none, arg("corrects_length") = false,
           "centroids (nlist, d) float32, by which lists are chosen, and bases (nlist, d), what the "
           "tables' residuals are to, None: the centroids; both are copied. weights None: tables "
           "only. early_exit: an "
           "EarlyExit, None: a shortlist is decoded to the end. student: weights of a cheaper "
-          "model of the same codes, which decodes up to the checkpoints of early_exit. ValueError "
+          "model of the same codes, which decodes up to the checkpoints of early_exit. "
+          "corrects_length, with inner product only: decoded vectors are stretched to the lengths "
+          "of "
+          "those that were added, for which a ratio is stored in place of the bias. ValueError "
           "where they do not fit together or are not finite. None of them may be changed later.")
       .def_property_readonly("d", &Engine::d)
       .def_property_readonly("nlist", &Engine::nlist)
@@ -372,7 +405,8 @@ void bind_engine(py::module_& m) {
            arg("coarse_list_no") = none, arg("coarse_score") = none, arg("n_threads") = 1,
            "The k best of each query by additive distance, as search finds them with nshort 0, and "
            "their codes: (I (n, k) int64, list_no (n, k) int64, codes (n, k, M) uint8, one byte "
-           "per step). Missing ones come last, with I and list_no -1 and codes 0.")
+           "per step, lengths (n, k) float32, (0, k) where they are not corrected). Missing ones "
+           "come last, with I and list_no -1, codes and lengths 0.")
       .def("range_search", range_search_vectors, arg("q"), arg("radius"), py::kw_only(),
            arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f, arg("filter") = none,
            arg("max_codes") = 0, arg("whole_lists") = false, arg("max_empty_lists") = 0,
@@ -390,11 +424,21 @@ void bind_engine(py::module_& m) {
            "for, None: those of the best centroids by the metric. -1 and codes 0 for what is given "
            "no list, not finite, or so long that |x|² overflows. A, B: as the function `encode`.")
       .def(
-          "add", add, arg("list_no"), arg("codes"), py::kw_only(), arg("ids") = none,
-          arg("n_threads") = 1,
+          "add", add, arg("list_no"), arg("codes"), py::kw_only(), arg("lengths") = none,
+          arg("ids") = none, arg("n_threads") = 1,
           "Store codes (n, M) uint8 in lists (n) int64, all or nothing; list -1: it takes a number "
-          "only. ids (n) int64, None: from ntotal on. RuntimeError for ids while there is a direct "
+          "only. lengths (n) float32: of the vectors, where they are corrected. ids (n) int64, "
+          "None: from ntotal on. RuntimeError for ids while there is a direct "
           "map, and inside a search of the same thread.")
+      .def("bias", bias_of, arg("list_no"), arg("codes"), py::kw_only(), arg("lengths") = none,
+           arg("n_threads") = 1,
+           "What `add` stores beside codes, (n) float32: the bias (L2), or the ratio from which "
+           "`lengths` has the vectors' lengths; else 0.")
+      .def("lengths", lengths_of, arg("list_no"), arg("codes"), arg("bias"), py::kw_only(),
+           arg("n_threads") = 1,
+           "Of what is stored so, the vectors' lengths, (n) float32. RuntimeError where they are "
+           "not corrected.")
+      .def_property_readonly("corrects_length", &Engine::corrects_length)
       .def(
           "set_ranking",
           [](Engine& self, std::shared_ptr<EarlyExit> early_exit,

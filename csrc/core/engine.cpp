@@ -22,6 +22,7 @@ constexpr idx_t kMostNumbers = std::numeric_limits<idx_t>::max() / 2;
 
 Engine::Engine(const Parts& parts)
     : metric_(parts.metric),
+      corrects_length_(parts.corrects_length),
       tables_(parts.tables),
       weights_(parts.weights),
       lists_(parts.nlist, parts.M, parts.nbits),
@@ -30,6 +31,8 @@ Engine::Engine(const Parts& parts)
   check(tables_ != nullptr, "tables: expected AdditiveTables, got None");
   check(tables_->M() == M() && tables_->K() == lists_.K(), "tables: expected M = ", M(),
         " and K = ", lists_.K(), ", got M = ", tables_->M(), " and K = ", tables_->K());
+  check(!corrects_length_ || metric_ == Metric::InnerProduct,
+        "corrects_length: expected false with L2");
   check_finite("centroids", parts.centroids, nlist() * d());
   centroids_.assign(parts.centroids, parts.centroids + nlist() * d());
   if (parts.bases) {
@@ -60,8 +63,13 @@ void Engine::check_ranking(const EarlyExit* e, const QincoWeights* s) const {
 }
 
 SearchParts Engine::parts() const {
-  return {lists_,         centroids_.data(), bases(),        *tables_,    metric_,
-          weights_.get(), early_exit_.get(), student_.get(), table_.get()};
+  return {lists_,         centroids_.data(), bases(),        *tables_,     metric_,
+          weights_.get(), early_exit_.get(), student_.get(), table_.get(), corrects_length_};
+}
+
+std::optional<Lengths> Engine::corrected() const {
+  if (!corrects_length_) return std::nullopt;
+  return Lengths{*tables_, bases()};
 }
 
 void Engine::search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
@@ -129,6 +137,29 @@ void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, 
   }
 }
 
+void Engine::bias(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+                  float* out, const Execution& run) const {
+  if (metric_ == Metric::L2) return tables_->bias(nlist(), bases(), n, list_no, codes, out, run);
+  std::fill_n(out, n, 0.0f);
+  if (!corrects_length_) return;
+  check(lengths != nullptr, "lengths: expected those of the vectors, got None");
+  tables_->norms(nlist(), bases(), n, list_no, codes, out, run);
+  for (idx_t i = 0; i < n; ++i)
+    if (list_no[i] != -1) {
+      if (!(lengths[i] >= 0 && lengths[i] <= FLT_MAX))
+        check(false, "lengths[", i, "]: expected a finite length, got ", lengths[i]);
+      out[i] = length_ratio(out[i], lengths[i]);
+    }
+}
+
+void Engine::lengths(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* ratios,
+                     float* out, const Execution& run) const {
+  check<StateError>(corrects_length_, "an engine without correction of length knows none");
+  tables_->norms(nlist(), bases(), n, list_no, codes, out, run);
+  for (idx_t i = 0; i < n; ++i)
+    if (list_no[i] != -1) out[i] /= ratios[i];
+}
+
 void Engine::reconstruct(idx_t id, float* x, const Execution& run) const {
   const SharedLock::Reading reading(lock_, run.interrupted);
   check<StateError>(map_.has_value(), "direct map not initialized: call make_direct_map first");
@@ -142,6 +173,7 @@ void Engine::reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) c
         "n: expected at least 0, and ids below 2^63, got ", n, " from ", id0);
   std::vector<idx_t> list_no(static_cast<std::size_t>(n), -1), offset(list_no);
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * M()));
+  std::vector<float> length(corrects_length_ ? list_no.size() : 0);
   {
     const SharedLock::Reading reading(lock_, run.interrupted);
     if (!map_) lists_.locate(id0, n, list_no.data(), offset.data());
@@ -149,14 +181,20 @@ void Engine::reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) c
       if (const std::optional<Position> at = map_->find(id0 + i))
         list_no[i] = at->list_no, offset[i] = at->offset;
     lists_.gather(n, list_no.data(), offset.data(), codes.data());
+    std::vector<double> r;
+    for (idx_t i = 0; i < n && corrects_length_; ++i)
+      if (list_no[i] != -1)
+        length[i] = corrected()->of(list_no[i], codes.data() + i * M(),
+                                    lists_.list(list_no[i]).bias[offset[i]], r);
   }
   decode(*weights_, n, list_no.data(), codes.data(), M(), M(), x, run);
+  for (idx_t i = 0; i < n && corrects_length_; ++i) stretch(x + i * d(), d(), length[i]);
 }
 
-void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const idx_t* ids,
-                 const Execution& run) {
-  std::vector<float> bias(static_cast<std::size_t>(n));  // inner products have none
-  if (metric_ == Metric::L2) tables_->bias(nlist(), bases(), n, list_no, codes, bias.data(), run);
+void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+                 const idx_t* ids, const Execution& run) {
+  std::vector<float> beside(static_cast<std::size_t>(n));
+  bias(n, list_no, codes, lengths, beside.data(), run);
 
   const SharedLock::Writing writing(lock_, run.interrupted);
   check<StateError>(!ids || !map_, "add_with_ids does not work with a direct map; clear it first");
@@ -166,7 +204,7 @@ void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const
     offset.resize(static_cast<std::size_t>(n));
     map_->reserve(n, list_no, ntotal_);
   }
-  lists_.add(n, list_no, codes, bias.data(), ids, ntotal_, map_ ? offset.data() : nullptr);
+  lists_.add(n, list_no, codes, beside.data(), ids, ntotal_, map_ ? offset.data() : nullptr);
   if (map_) map_->append(n, list_no, offset.data(), ntotal_);
   ntotal_ += n;
 }
@@ -184,6 +222,10 @@ void Engine::import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows&
         ", got ", ntotal);
   InvertedLists lists(nlist(), M(), nbits());
   lists.import_from(sizes, n, rows);
+  for (idx_t l = 0; l < nlist() && corrects_length_; ++l)
+    for (const float ratio : lists.list(l).bias)
+      check(ratio >= 1 / kMostStretch && ratio <= 1 / kLeastStretch,
+            "bias: expected a ratio of lengths, got ", ratio);
   const SharedLock::Writing writing(lock_, run.interrupted);
   if (map_) map_ = DirectMap(lists, ntotal);
   lists_ = std::move(lists);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/direct_map.hpp"
+#include "core/lengths.hpp"
 #include "core/search.hpp"
 #include "core/shared_lock.hpp"
 
@@ -29,6 +30,7 @@ class Engine {
     std::shared_ptr<const EarlyExit> early_exit = {};  // null: none
     std::shared_ptr<const QincoWeights> student = {};  // null: none
     const float* bases = nullptr;  // (nlist, d), what residuals are to, copied; null: the centroids
+    bool corrects_length = false;  // core/lengths; with inner product only
   };
   explicit Engine(const Parts& parts);  // CheckError where they do not fit together
 
@@ -38,6 +40,7 @@ class Engine {
   int nbits() const { return lists_.nbits(); }
   int code_size() const { return lists_.code_size(); }
   Metric metric() const { return metric_; }
+  bool corrects_length() const { return corrects_length_; }
   // Numbers given out, also to vectors that could not be stored: the next id.
   idx_t ntotal() const { return ntotal_; }
 
@@ -62,6 +65,15 @@ class Engine {
   void encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, idx_t* list_no,
               std::uint8_t* codes, const Execution& run) const;
 
+  // What stands beside codes (n, M) in list_no (n), out (n): the bias; the ratio of core/lengths,
+  // for vectors of these lengths (n); 0 with inner product else, and where list_no is -1.
+  void bias(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+            float* out, const Execution& run) const;
+  // From these ratios back to the lengths, out (n); 0 where list_no is -1. StateError where there
+  // is no correction of length.
+  void lengths(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* ratios,
+               float* out, const Execution& run) const;
+
   // The decoded vector (d) of an id. StateError without a direct map, or if nothing has the id.
   void reconstruct(idx_t id, float* x, const Execution& run) const;
   // Those of id0 .. id0 + n - 1, (n, d); rows of NaN where nothing has the id. Without a direct map
@@ -71,10 +83,10 @@ class Engine {
   // -- changes: StateError inside a reading of the same thread ----------------------------------
 
   // Stores, all or nothing, what encode() gave. list_no: (n), -1 for what takes a number only;
-  // codes: (n, M); ids: (n), null: from ntotal on as it is then. StateError for ids while there is
-  // a direct map.
-  void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const idx_t* ids,
-           const Execution& run);
+  // codes: (n, M); lengths: (n), of the vectors, where these are corrected, else not used; ids:
+  // (n), null: from ntotal on as it is then. StateError for ids while there is a direct map.
+  void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+           const idx_t* ids, const Execution& run);
   void reset(const Execution& run);  // a direct map stays one
   // Replaces what is stored, as InvertedLists::import_from. ntotal: at least n.
   void import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
@@ -90,9 +102,11 @@ class Engine {
  private:
   SearchParts parts() const;
   const float* bases() const { return own_bases_.empty() ? centroids_.data() : own_bases_.data(); }
+  std::optional<Lengths> corrected() const;
   void check_ranking(const EarlyExit* early_exit, const QincoWeights* student) const;
 
   const Metric metric_;
+  const bool corrects_length_;
   const std::shared_ptr<const AdditiveTables> tables_;
   const std::shared_ptr<const QincoWeights> weights_;
   std::vector<float> centroids_;

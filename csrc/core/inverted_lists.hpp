@@ -19,7 +19,7 @@ class InvertedLists {
  public:
   struct List {
     std::vector<std::uint8_t> codes;  // scan blocks, the last one padded with zeros
-    std::vector<float> bias;
+    std::vector<float> bias;          // or the ratio of core/lengths
     ListIds ids;
     idx_t size() const { return ids.size(); }
 

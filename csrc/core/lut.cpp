@@ -33,31 +33,62 @@ void AdditiveTables::compute(idx_t nq, const float* q, Metric metric, float* lut
     for (idx_t i = 0; i < nq * m; ++i) lut[i] *= 2;
 }
 
-void AdditiveTables::bias(idx_t nlist, const float* centroids, idx_t n, const idx_t* list_no,
-                          const std::uint8_t* codes, float* bias, const Execution& run) const {
+void AdditiveTables::add_up(const std::uint8_t* code, std::vector<double>& r) const {
+  r.assign(static_cast<std::size_t>(d_), 0.0);
+  for (int m = 0; m < M_; ++m) {
+    const float* word = codebooks_.data() + (idx_t{m} * K_ + code[m]) * d_;
+    for (idx_t j = 0; j < d_; ++j) r[j] += word[j];
+  }
+}
+
+template <class F>
+void AdditiveTables::for_each(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
+                              const std::uint8_t* codes, float* out, const Execution& run,
+                              F f) const {
   constexpr idx_t kBlock = 256;
   auto one = [&](idx_t i, std::vector<double>& r) {
-    bias[i] = 0;
+    out[i] = 0;
     if (list_no[i] == -1) return;
     if (list_no[i] < 0 || list_no[i] >= nlist)
       check(false, "list_no[", i, "]: expected -1 to ", nlist - 1, ", got ", list_no[i]);
-    r.assign(static_cast<std::size_t>(d_), 0.0);
-    for (int m = 0; m < M_; ++m) {
-      const int code = codes[i * M_ + m];
-      if (code >= K_) check(false, "codes[", i, ", ", m, "]: expected below ", K_, ", got ", code);
-      const float* word = codebooks_.data() + (idx_t{m} * K_ + code) * d_;
-      for (idx_t j = 0; j < d_; ++j) r[j] += word[j];
-    }
-    const float* centroid = centroids + list_no[i] * d_;
-    double sum = 0;
-    for (idx_t j = 0; j < d_; ++j) sum += r[j] * (2.0 * centroid[j] + r[j]);
-    bias[i] = static_cast<float>(sum);
+    const std::uint8_t* code = codes + i * M_;
+    for (int m = 0; m < M_; ++m)
+      if (code[m] >= K_)
+        check(false, "codes[", i, ", ", m, "]: expected below ", K_, ", got ", int{code[m]});
+    out[i] = f(bases + list_no[i] * d_, code, r);
   };
   parallel_for((n + kBlock - 1) / kBlock, run, [&](idx_t block, int) {
     std::vector<double> r;
     const idx_t end = std::min(n, (block + 1) * kBlock);
     for (idx_t i = block * kBlock; i < end; ++i) one(i, r);
   });
+}
+
+void AdditiveTables::bias(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
+                          const std::uint8_t* codes, float* bias, const Execution& run) const {
+  const auto of_one = [&](const float* base, const std::uint8_t* code, std::vector<double>& r) {
+    add_up(code, r);
+    double sum = 0;
+    for (idx_t j = 0; j < d_; ++j) sum += r[j] * (2.0 * base[j] + r[j]);
+    return static_cast<float>(sum);
+  };
+  for_each(nlist, bases, n, list_no, codes, bias, run, of_one);
+}
+
+void AdditiveTables::norms(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
+                           const std::uint8_t* codes, float* norms, const Execution& run) const {
+  const auto of_one = [&](const float* base, const std::uint8_t* code, std::vector<double>& r) {
+    return norm(base, code, r);
+  };
+  for_each(nlist, bases, n, list_no, codes, norms, run, of_one);
+}
+
+float AdditiveTables::norm(const float* base, const std::uint8_t* code,
+                           std::vector<double>& r) const {
+  add_up(code, r);
+  double sum = 0;
+  for (idx_t j = 0; j < d_; ++j) sum += (base[j] + r[j]) * (base[j] + r[j]);
+  return static_cast<float>(std::sqrt(sum));
 }
 
 bool LutU8::quantize(int M, const float* lut) {
@@ -105,6 +136,13 @@ float LutU8::constant(float coarse_score, float threshold) const {
   // that is less than u (2 M + 32) (|coarse| + A + |threshold|); half of the margin taken.
   const float size = std::abs(coarse_score) + magnitude_ + std::abs(threshold);
   return (coarse_score + low_) - static_cast<float>(M_ + 32) * 0x1p-22f * size;
+}
+
+float LutU8::constant_of_ratios(float coarse_score) const {
+  // As above, with B = ratio * |threshold|, which matters up to 2 (|coarse| + A): of that it is
+  // less than 3 u (2 M + 32); again about half of the margin.
+  const float size = std::abs(coarse_score) + magnitude_;
+  return (coarse_score + low_) - static_cast<float>(M_ + 32) * 0x1p-20f * size;
 }
 
 }  // namespace fq

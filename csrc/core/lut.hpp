@@ -24,12 +24,25 @@ class AdditiveTables {
   // q: (nq, d) -> lut: (nq, M, K), -2 <q, C> for L2 and -<q, C> for inner product.
   void compute(idx_t nq, const float* q, Metric metric, float* lut) const;
 
-  // The bias of stored vectors (L2; inner product has none). centroids: (nlist, d); list_no,
-  // bias: (n); codes: (n, M). Accumulated in double; 0 where list_no is -1.
-  void bias(idx_t nlist, const float* centroids, idx_t n, const idx_t* list_no,
+  // The bias of stored vectors (L2). bases: (nlist, d); list_no, bias: (n); codes: (n, M).
+  // Accumulated in double; 0 where list_no is -1.
+  void bias(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
             const std::uint8_t* codes, float* bias, const Execution& run) const;
 
+  // |base + r| of stored vectors, as `bias`.
+  void norms(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
+             const std::uint8_t* codes, float* norms, const Execution& run) const;
+  // Of one, with a base (d). Not checked. r: (d), scratch.
+  float norm(const float* base, const std::uint8_t* code, std::vector<double>& r) const;
+
  private:
+  // The sum r (d) of the codewords of a code. Not checked.
+  void add_up(const std::uint8_t* code, std::vector<double>& r) const;
+  // out[i] = f(base, code, scratch) of all i, once they are checked; 0 where list_no is -1.
+  template <class F>
+  void for_each(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
+                const std::uint8_t* codes, float* out, const Execution& run, F f) const;
+
   int M_, K_;
   idx_t d_;
   std::vector<float> codebooks_;  // (M, K, d)
@@ -53,6 +66,10 @@ class LutU8 {
   // (coarse_score + sum of lut) + bias is <= threshold survives, for any finite bias. Not finite
   // if coarse_score or threshold is not: nothing can be said then.
   float constant(float coarse_score, float threshold) const;
+
+  // The same where scores are (coarse_score + sum of lut) / ratio, a ratio > 0 being stored in
+  // place of a bias: with slope -threshold, and 0 in place of the threshold.
+  float constant_of_ratios(float coarse_score) const;
 
  private:
   int M_ = 0;

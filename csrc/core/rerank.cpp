@@ -24,6 +24,7 @@ class BlockReranker {
         table_(how.table),
         q_(q),
         metric_(how.metric),
+        lengths_(how.lengths),
         s_(scratch) {}
 
   // The entries to decode: those that early exit does not give up for what the tables said already.
@@ -53,6 +54,13 @@ class BlockReranker {
     for (idx_t i = 0; i < n(); ++i) {
       const Candidate& c = s_.entries[i].candidate;
       lists_.read_code(c.list_no, c.offset, s_.codes.data() + i * M_);
+    }
+    if (!lengths_) return;
+    s_.lengths.resize(s_.entries.size());
+    for (idx_t i = 0; i < n(); ++i) {
+      const Candidate& c = s_.entries[i].candidate;
+      const float ratio = lists_.list(c.list_no).bias[c.offset];
+      s_.lengths[i] = lengths_->of(c.list_no, s_.codes.data() + i * M_, ratio, s_.sum);
     }
   }
 
@@ -167,13 +175,16 @@ class BlockReranker {
     return s_.original.data();
   }
 
-  float score(idx_t i) const {
+  // Of s_.original, the i-th entry's, which it stretches to its length.
+  float score(idx_t i) {
+    if (lengths_) stretch(s_.original.data(), d_, s_.lengths[i]);
     return exact_score(q_ + s_.entries[i].query * d_, s_.original.data(), d_, metric_);
   }
 
   void keep(idx_t from, idx_t to) {
     if (from == to) return;
     s_.entries[to] = s_.entries[from];
+    if (lengths_) s_.lengths[to] = s_.lengths[from];
     std::copy_n(s_.codes.data() + from * M_, M_, s_.codes.data() + to * M_);
     std::copy_n(s_.x.data() + from * dp_, dp_, s_.x.data() + to * dp_);
   }
@@ -184,6 +195,7 @@ class BlockReranker {
   const FirstStepTable* table_;
   const float* q_;
   const Metric metric_;
+  const std::optional<Lengths>& lengths_;
   RerankScratch& s_;
   const int M_ = lists_.M();
   const idx_t d_ = codec_.d(), dp_ = codec_.base().cols;

@@ -1,11 +1,13 @@
 // Shortlists -> top k, or what is within a radius, by the exact distance to the decoded vectors.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "core/early_exit.hpp"
 #include "core/first_step_table.hpp"
 #include "core/inverted_lists.hpp"
+#include "core/lengths.hpp"
 #include "core/parallel.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/topk.hpp"
@@ -23,6 +25,7 @@ struct Reranking {
   const EarlyExit* exit;        // null: all are decoded to the end
   float margin;                 // times those of the checkpoints
   Metric metric;
+  std::optional<Lengths> lengths = {};  // null: decoded vectors are scored as they are
 
   const QincoWeights& first() const { return student ? *student : weights; }
 };
@@ -35,7 +38,9 @@ struct RerankScratch {
   std::vector<Entry> entries;
   std::vector<std::uint8_t> codes;      // (entries, M)
   std::vector<float> x;                 // (entries, dp): x̂ as far as it is decoded
+  std::vector<float> lengths;           // (entries), of the stored vectors, where corrected
   std::vector<float> original, scores;  // one vector; the scores of one query
+  std::vector<double> sum;              // one vector of the tables
   std::vector<idx_t> list_no;
   DecodeScratch decode;
   Poll* poll = nullptr;  // called between blocks of vectors; null: nothing is

@@ -85,14 +85,17 @@ void scan(const SearchParts& parts, const SearchArgs& a, const Selection& select
                       a.limits,
                       nprobe,
                       &w.list_no[i * nprobe],
-                      &w.coarse_score[i * nprobe]};
+                      &w.coarse_score[i * nprobe],
+                      parts.corrects_length};
   scan_lists(probes, &w.lut[i * parts.tables.M() * parts.tables.K()], w.lut_u8, found);
 }
 
 Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
   const EarlyExit* exit = std::isinf(a.exit_margin) ? nullptr : parts.early_exit;
-  return {parts.lists, *parts.weights, parts.table, parts.student,
-          exit,        a.exit_margin,  parts.metric};
+  Reranking how{parts.lists, *parts.weights, parts.table, parts.student,
+                exit,        a.exit_margin,  parts.metric};
+  if (parts.corrects_length) how.lengths.emplace(Lengths{parts.tables, parts.bases});
+  return how;
 }
 
 void add_to_stats(RerankScratch& scratch) {
@@ -103,15 +106,21 @@ void add_to_stats(RerankScratch& scratch) {
 }
 
 // The codes of one query's results, at most k, as row `query` of `found`.
-void put_codes(const InvertedLists& lists, const std::vector<Candidate>& results, idx_t k,
+void put_codes(const SearchParts& parts, const std::vector<Candidate>& results, idx_t k,
                idx_t query, const ResultCodes& found) {
+  const InvertedLists& lists = parts.lists;
   idx_t* list_no = found.list_no + query * k;
   std::uint8_t* codes = found.codes + query * k * lists.M();
+  float* length = parts.corrects_length && found.lengths ? found.lengths + query * k : nullptr;
+  if (length) std::fill_n(length, k, 0.0f);
+  const Lengths of{parts.tables, parts.bases};
+  std::vector<double> r;
   std::fill_n(list_no, k, idx_t{-1});
   std::fill_n(codes, k * lists.M(), std::uint8_t{0});
   for (const Candidate& c : results) {
     *list_no++ = c.list_no;
     lists.read_code(c.list_no, c.offset, codes);
+    if (length) *length++ = of.of(c.list_no, codes, lists.list(c.list_no).bias[c.offset], r);
     codes += lists.M();
   }
 }
@@ -209,7 +218,7 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
         *Di++ = sign * c.score;
         *Ii++ = c.id;
       }
-      if (found.codes) put_codes(lists, (*best)[i].sorted(), all_k, begin + i, found);
+      if (found.codes) put_codes(parts, (*best)[i].sorted(), all_k, begin + i, found);
     }
   });
 }

@@ -28,6 +28,7 @@ struct SearchParts {
   const EarlyExit* early_exit;  // null: the whole shortlist is decoded to the end
   const QincoWeights* student;  // decodes up to its checkpoints; null: `weights`
   const FirstStepTable* table;  // of `weights`; null: none
+  bool corrects_length;         // core/lengths; with inner product only
 };
 
 struct SearchArgs {
@@ -60,6 +61,7 @@ extern SearchStats search_stats;
 struct ResultCodes {
   idx_t* list_no = nullptr;       // (n, k), -1 where a result is missing
   std::uint8_t* codes = nullptr;  // (n, k, M), one byte per step, 0 where a result is missing
+  float* lengths = nullptr;       // (n, k), where they are corrected; 0 where a result is missing
 };
 
 // D: (n, k) squared L2 or similarities, best first; I: (n, k) ids. Missing results, and every

@@ -56,7 +56,7 @@ float sum_of(const std::uint8_t* code, int M, const float* lut) {
 }
 
 // Found: TopK or RangeCollector.
-template <class Found>
+template <bool kRatios, class Found>
 void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
   const InvertedLists& lists = probes.lists;
   const LutScan scan_block = lut_scan_kernel();
@@ -80,6 +80,9 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
     if (limits.whole_lists) size = list.size();
 
     // Scores those codes of a block that are in `bits`; the block starts at offset `begin`.
+    auto scored = [&](float sum, float bias) {
+      return kRatios ? (coarse_score + sum) / bias : (coarse_score + sum) + bias;
+    };
     auto enter = [&](const std::uint8_t* block, idx_t begin, std::uint64_t bits) {
       const float* bias = list.bias.data() + begin;
       float score[kScanBlock];
@@ -90,14 +93,14 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
         const float threshold = found.threshold();
         int n_below = 0;  // counted without a branch: most blocks have none
         for (idx_t i = 0; i < n; ++i) {
-          score[i] = (coarse_score + score[i]) + bias[i];
+          score[i] = scored(score[i], bias[i]);
           n_below += score[i] <= threshold;
         }
         if (n_below == 0) return;
       }
       for (; bits; bits &= bits - 1) {
         const int i = std::countr_zero(bits);
-        const float s = dense ? score[i] : (coarse_score + sum_of(block + i, M, lut)) + bias[i];
+        const float s = dense ? score[i] : scored(sum_of(block + i, M, lut), bias[i]);
         if (!(s <= found.threshold())) continue;
         const idx_t id = list.ids[begin + i];
         if (words || probes.selection.accepts(id)) found.push({s, id, list_no, begin + i});
@@ -125,11 +128,14 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
         n = std::min(end, size) - begin;
       }
       const float threshold = found.threshold();
-      const float constant = has_bounds ? lut_u8.constant(coarse_score, threshold) : NAN;
+      float constant = NAN;
+      if (has_bounds && std::isfinite(threshold))
+        constant = kRatios ? lut_u8.constant_of_ratios(coarse_score)
+                           : lut_u8.constant(coarse_score, threshold);
       const bool bounded = std::isfinite(constant);
       if (bounded) {
-        scan_u8(block, n, M, lut_u8.values(), list.bias.data() + begin, lut_u8.scale(), constant,
-                threshold, survivors);
+        scan_u8(block, n, M, lut_u8.values(), list.bias.data() + begin, lut_u8.scale(),
+                kRatios ? -threshold : 1.0f, constant, kRatios ? 0.0f : threshold, survivors);
         run = std::min(2 * run, kLongestRun);
       }
       for (idx_t i = 0; i < n; i += kScanBlock, block += block_bytes) {
@@ -145,6 +151,11 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
       if (limits.max_empty_lists > 0 && n_empty >= limits.max_empty_lists) return;
     }
   }
+}
+
+template <class Found>
+void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
+  probes.ratios ? scan<true>(probes, lut, lut_u8, found) : scan<false>(probes, lut, lut_u8, found);
 }
 
 }  // namespace

@@ -142,7 +142,10 @@ class Engine:
         early_exit: EarlyExit | None = None,
         student: QincoWeights | None = None,
         bases: _Floats | None = None,
+        corrects_length: bool = False,
     ) -> None: ...
+    @property
+    def corrects_length(self) -> bool: ...
     @property
     def d(self) -> int: ...
     @property
@@ -188,7 +191,7 @@ class Engine:
         coarse_list_no: _Ids | None = None,
         coarse_score: _Floats | None = None,
         n_threads: int = 1,
-    ) -> tuple[_Ids, _Ids, _Codes]: ...
+    ) -> tuple[_Ids, _Ids, _Codes, _Floats]: ...
     def range_search(
         self,
         q: _Floats,
@@ -209,8 +212,25 @@ class Engine:
         self, x: _Floats, *, list_no: _Ids | None = None, A: int, B: int, n_threads: int = 1
     ) -> tuple[_Ids, _Codes]: ...
     def add(
-        self, list_no: _Ids, codes: _Codes, *, ids: _Ids | None = None, n_threads: int = 1
+        self,
+        list_no: _Ids,
+        codes: _Codes,
+        *,
+        lengths: _Floats | None = None,
+        ids: _Ids | None = None,
+        n_threads: int = 1,
     ) -> None: ...
+    def bias(
+        self,
+        list_no: _Ids,
+        codes: _Codes,
+        *,
+        lengths: _Floats | None = None,
+        n_threads: int = 1,
+    ) -> _Floats: ...
+    def lengths(
+        self, list_no: _Ids, codes: _Codes, bias: _Floats, *, n_threads: int = 1
+    ) -> _Floats: ...
     def set_ranking(self, early_exit: EarlyExit | None, student: QincoWeights | None) -> None: ...
     def precompute_table(self, n_threads: int = 1) -> None: ...
     def drop_table(self) -> None: ...

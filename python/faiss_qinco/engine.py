@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from faiss import METRIC_L2
 
 from . import _core
 from .coarse import NoLists, Quantizer
@@ -24,12 +23,11 @@ from .params import Resolved
 from .progress import progress_bar
 from .ranking.additive import AdditiveFit
 from .ranking.early_exit import Checkpoint, pack_checkpoints
-from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD
+from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD, norms
 from .selectors import id_filter
 from .threads import get_num_threads
 
 BLOCK = 1 << 16  # vectors encoded at a time: what `add` holds beside x is their codes
-DOUBLES = 1 << 22  # of the sums that bias is computed from, at a time
 LARGEST = (1 << 62) - 1  # what the extension's sizes take
 
 
@@ -50,7 +48,7 @@ class Engine:
     centroids : (nlist, d) float32, by which lists are chosen.
     bases : (nlist, d) float32, what the additive codebooks' residuals are to; may be the centroids.
     additive : (M, K, d) float32, the codebooks of the tables.
-    checkpoints : of early exit.
+    checkpoints : of early exit. length_correction : as of `IndexIVFQINCo`.
     core : `_core.Engine`: lists, ids and the calls on them. Searches run together; nothing overlaps
         with a change.
     """
@@ -62,10 +60,12 @@ class Engine:
         additive: np.ndarray,
         checkpoints: list[Checkpoint],
         metric: int,
+        length_correction: bool,
     ) -> None:
         self.codec, self.centroids, self.additive = codec, centroids, additive
         self.bases = residual_bases(codec, centroids)
         self.checkpoints, self.metric = checkpoints, metric
+        self.length_correction = length_correction
         self._lock, self._frozen = threading.Lock(), False
         self.core = _core.Engine(
             nlist=len(centroids),
@@ -78,6 +78,7 @@ class Engine:
             early_exit=pack_checkpoints(checkpoints, codec.M, codec.K, codec.d),
             student=None if codec.student is None else codec.student.weights,
             bases=None if self.bases is centroids else self.bases,
+            corrects_length=length_correction,
         )
 
     @contextmanager
@@ -119,24 +120,20 @@ class Engine:
             def entries(first: int, m: int) -> tuple[np.ndarray, np.ndarray]:
                 codes = _core.unpack_codes(core.export_codes(first, m), self.codec.M, codec.nbits)
                 list_no = np.searchsorted(ends, np.arange(first, first + m), side="right")
-                return list_no, np.ascontiguousarray(codes[:, :M])
+                return list_no, codes
 
             additive = self._fitted(codec, n, entries)
-            l2 = self.metric == METRIC_L2
+            made = Engine(codec, self.centroids, additive, [], self.metric, self.length_correction)
 
             def rows(first: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 list_no, codes = entries(first, m)
-                bias = np.zeros(m, np.float32)
-                step = max(1, DOUBLES // codec.d)
-                for i in range(0, m if l2 else 0, step):
-                    part = slice(i, i + step)
-                    r = np.zeros((len(codes[part]), codec.d))
-                    for codebook, code in zip(additive, codes[part].T, strict=True):
-                        r += codebook[code]
-                    bias[part] = np.einsum("ij,ij->i", r, r + 2 * self.bases[list_no[part]])
-                return _core.pack_codes(codes, codec.nbits), bias, core.export_ids(first, m)
+                cut = np.ascontiguousarray(codes[:, :M])
+                lengths = None
+                if self.length_correction:
+                    lengths = core.lengths(list_no, codes, core.export_bias(first, m))
+                bias = made.core.bias(list_no, cut, lengths=lengths)
+                return _core.pack_codes(cut, codec.nbits), bias, core.export_ids(first, m)
 
-            made = Engine(codec, self.centroids, additive, [], self.metric)
             made.core.import_(sizes, rows, n, ntotal)
         if has_map:
             made.core.make_direct_map()
@@ -163,6 +160,7 @@ class Engine:
             m = min(BLOCK, n - first)
             begin, end = np.searchsorted(chosen, (first, first + m))
             list_no, codes = (a[chosen[begin:end] - first] for a in entries(first, m))
+            codes = np.ascontiguousarray(codes[:, :M])
             lists = list_no if codec.nlist is not None else None
             fit.update(codes, {0: codec.decode_lists(lists, codes) - self.bases[list_no]})
         return fit.solve()
@@ -204,14 +202,17 @@ class Engine:
         n = x.shape[0]
         list_no = np.empty(n, np.int64)
         codes = np.empty((n, self.codec.M), np.uint8)
+        lengths = np.zeros(n, np.float32) if self.length_correction else None
         with progress_bar("adding", n, "vector", progress) as bar:
             for begin in range(0, n, BLOCK):
                 part = slice(begin, begin + BLOCK)
                 rows = np.ascontiguousarray(x[part], np.float32)
                 list_no[part], codes[part] = self.encode(rows, coarse.assign(rows), device)
+                if lengths is not None:
+                    lengths[part] = norms(rows)
                 bar.to(begin + len(rows))
         with self.changing():
-            self.core.add(list_no, codes, ids=ids, n_threads=get_num_threads())
+            self.core.add(list_no, codes, lengths=lengths, ids=ids, n_threads=get_num_threads())
 
     # -- search -------------------------------------------------------------------------------
 
@@ -252,11 +253,11 @@ class Engine:
             self.core.search(x, k, nshort=nshort, exit_margin=params.exit_margin, D=D, I=I, **scan)
             return
 
-        from .ranking.rerank import rerank
+        from .ranking.rerank import Shortlist, rerank
 
         n_short = min(max(nshort, k), max(self.core.n_stored, 1))
 
-        def shortlist(part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def shortlist(part: slice) -> Shortlist:
             chosen = {
                 name: None if scan[name] is None else scan[name][part]
                 for name in ("coarse_list_no", "coarse_score")

@@ -29,7 +29,7 @@ from .checks import (
 )
 from .coarse import NoLists, Quantizer
 from .codec.codec import QINCoCodec
-from .codec.config import QINCoConfig, resolve_config
+from .codec.config import QINCoConfig, check_bool, resolve_config
 from .codec.statistics import Drift, Statistics, drift
 from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
@@ -50,8 +50,9 @@ class _QINCoIndex:
     """What the two indexes share: all but lists, quantizer and ids of one's own."""
 
     __slots__ = (
-        "M", "__weakref__", "_coarse", "_config", "_engine", "_exit_margin", "_nshort",
-        "_rerank_device", "d", "metric_arg", "metric_type", "nbits", "nlist", "training", "verbose",
+        "M", "__weakref__", "_coarse", "_config", "_engine", "_exit_margin", "_length_correction",
+        "_nshort", "_rerank_device", "d", "metric_arg", "metric_type", "nbits", "nlist", "training",
+        "verbose",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class _QINCoIndex:
         self._config = "auto" if auto else resolve_config(config, self.d)
         self._nshort: int | None = None
         self._exit_margin, self._rerank_device = 1.0, "cpu"
+        self._length_correction = metric == faiss.METRIC_INNER_PRODUCT
         self._coarse = coarse
         self._engine: Engine | None = None
 
@@ -158,6 +160,28 @@ class _QINCoIndex:
             raise TypeError(f"rerank_device: expected a str, got {value!r}")
         self._rerank_device = value
 
+    @property
+    def length_correction(self) -> bool:
+        """With inner product: whether decoded vectors are stretched to the lengths of the vectors
+        that were added, |x| / |x̂|, in `search`, `range_search` and `reconstruct` alike, at no
+        further byte and hardly any time. Decoded vectors are shorter than the stored ones, the
+        more so the less their codes say of them, and lose the places that are due to them. Their
+        squared error is larger than without. Default True; False with L2, always.
+
+        Set it before `train`. Raises RuntimeError once trained, TypeError unless a bool, ValueError
+        for True with L2.
+        """
+        return self._length_correction
+
+    @length_correction.setter
+    def length_correction(self, value: bool) -> None:
+        value = check_bool("length_correction", value)
+        if self.is_trained and value != self._length_correction:
+            raise RuntimeError("length_correction: to be set before the index is trained")
+        if value and self.metric_type == faiss.METRIC_L2:
+            raise ValueError("length_correction: expected False with L2, got True")
+        self._length_correction = value
+
     def precompute_table(self) -> None:
         """Compute what the first network returns for every list and code (without lists: for
         every two first codes), which `search` then looks up when it re-ranks: as FAISS's
@@ -200,7 +224,7 @@ class _QINCoIndex:
         """Bytes in memory, by what holds them; room to grow included.
 
         codes : code_size per vector, in blocks of 64 vectors of a list.
-        bias : 4 per vector.
+        bias : 4 per vector; with inner product, what `length_correction` needs.
         ids : per vector none where the ids of a list are 0, 1, 2 … (a flat index that numbers
             by itself), else 4, 5 (ids up to 2^40) or 8, each list what its widest id needs.
         direct_map : 8 per vector, where there is one.
@@ -285,7 +309,7 @@ class _QINCoIndex:
         training = dataclasses.replace(self.training, student=True)
         codec, _, checkpoints = fit(
             engine.codec.with_student(None), data, engine.bases, list_no, self.metric_type,
-            training, Budget(training.seconds(len(data))),
+            training, self.length_correction, Budget(training.seconds(len(data))),
         )  # fmt: skip
         # The tables stay: the biases that are stored belong to them.
         with engine.changing():
@@ -405,11 +429,15 @@ class _QINCoIndex:
     ) -> Engine:
         """The engine of a codec: tables, a student and early exit fitted to training vectors."""
         bases = residual_bases(codec, centroids)
-        fitted = fit(codec, data, bases, list_no, self.metric_type, self.training, budget)
-        codec, additive, checkpoints = fitted
+        codec, additive, checkpoints = fit(
+            codec, data, bases, list_no, self.metric_type, self.training, self.length_correction,
+            budget,
+        )  # fmt: skip
         if centroids is None:
             centroids = bases
-        return Engine(codec, centroids, additive, checkpoints, self.metric_type)
+        return Engine(
+            codec, centroids, additive, checkpoints, self.metric_type, self.length_correction
+        )
 
     def _check_codec(self, codec: QINCoCodec) -> None:
         if not isinstance(codec, QINCoCodec):
@@ -464,6 +492,7 @@ class _QINCoIndex:
         index = self._shell(M)
         index.verbose, index._nshort = self.verbose, self._nshort
         index._exit_margin, index._rerank_device = self._exit_margin, self._rerank_device
+        index._length_correction = self._length_correction
         index._engine = engine.truncate(M)
         return index
 
@@ -600,7 +629,8 @@ class _QINCoIndex:
         return np.hstack((coarse[:, : self._coarse_bytes()], packed))
 
     def sa_decode(self, codes: np.ndarray) -> np.ndarray:
-        """Codes of `sa_encode` -> (n, d) float32, what `reconstruct` gives for such vectors.
+        """Codes of `sa_encode` -> (n, d) float32, what `reconstruct` gives for such vectors, but
+        for their length where there is `length_correction`: these codes do not say it.
 
         Raises TypeError unless uint8, ValueError (also an AssertionError) for a wrong width,
         RuntimeError if untrained or for a list number out of range.

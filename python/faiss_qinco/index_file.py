@@ -124,6 +124,7 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
             **{name: getattr(index, name) for name in ("d", "nlist", "M", "nbits", "nshort")},
             "exit_margin": _none_for_inf(index.exit_margin),
             "metric": index.metric_type,
+            "length_correction": index.length_correction,
             "is_trained": index.is_trained,
             "config": config if isinstance(config, str) else config.to_dict(),
             "ntotal": index.ntotal,
@@ -183,6 +184,10 @@ def index_from_state(reader: Reader) -> Any:
         index.exit_margin = take_number(header, "exit_margin", float, 0, _FLOAT_MAX)
     else:
         index.exit_margin = math.inf
+    # A file of before it has none.
+    index.length_correction = "length_correction" in header and _take(
+        header, "length_correction", bool
+    )
     if trained:
         index._engine = _engine(reader, index)
     return index
@@ -200,7 +205,9 @@ def _engine(reader: Reader, index: Any) -> Engine:
     codec = QINCoCodec.from_state(codec_header, reader.all("codec."))
     index._check_codec(codec)
     checkpoints = [_exit(reader, values, M, K, d) for values in _take(header, "exits", list)]
-    engine = Engine(codec, centroids, additive, checkpoints, index.metric_type)
+    engine = Engine(
+        codec, centroids, additive, checkpoints, index.metric_type, index.length_correction
+    )
 
     known: dict[str, int] = {}
     ids = reader.rows("ids", np.int64, ("n",), known)

@@ -12,7 +12,7 @@ from .codec.codec import QINCoCodec
 from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
 from .progress import progress_bar
-from .ranking.fitting import fit
+from .ranking.fitting import fit, norms
 from .threads import get_num_threads
 from .training import Budget, TrainingConfig
 
@@ -82,22 +82,31 @@ def reencoded(
             f"reencode: {n} stored vectors are too few to fit tables to, expected {fewest}; "
             "make another index with train_from_codec"
         )
-    codes = np.empty((n, codec.M), np.uint8)
+    codes, lengths = np.empty((n, codec.M), np.uint8), np.empty(n, np.float32)
+    if engine.length_correction and x is None:
+        lengths = core.lengths(stored.list_no, stored.codes, core.export_bias(0, n))
     order = np.argsort(stored.ids, kind="stable")  # so that a mapped file is read once
     with progress_bar("re-encoding", n, "vector", progress) as bar:
         for begin in range(0, n, BLOCK):
             rows = order[begin : begin + BLOCK]
-            codes[rows] = _encode(codec, stored, rows, training.device)
+            vectors = stored[rows]
+            codes[rows] = _encode(codec, stored, rows, vectors, training.device)
+            if x is not None:
+                lengths[rows] = norms(vectors)
             bar.to(begin + len(rows))
     lists = None if codec.nlist is None else stored.list_no
     seconds = training.seconds(n)
     bases = residual_bases(codec, None if codec.nlist is None else centroids)
-    fitted = fit(codec, stored, bases, lists, engine.metric, training, Budget(seconds))  # type: ignore[arg-type]
-    new = Engine(fitted[0], centroids, fitted[1], fitted[2], engine.metric)
+    corrected = engine.length_correction
+    fitted = fit(codec, stored, bases, lists, engine.metric, training, corrected, Budget(seconds))  # type: ignore[arg-type]
+    new = Engine(fitted[0], centroids, fitted[1], fitted[2], engine.metric, corrected)
     without = np.full(core.ntotal - n, -1)  # they have numbers and no code
     new.core.add(
         np.concatenate((stored.list_no, without)),
         np.concatenate((codes, np.zeros((len(without), codec.M), np.uint8))),
+        lengths=np.concatenate((lengths, np.zeros(len(without), np.float32)))
+        if corrected
+        else None,
         ids=np.concatenate((stored.ids, without)),
         n_threads=get_num_threads(),
     )
@@ -108,8 +117,9 @@ def reencoded(
     return new
 
 
-def _encode(codec: QINCoCodec, stored: Stored, rows: np.ndarray, device: str) -> np.ndarray:
-    x = stored[rows]
+def _encode(
+    codec: QINCoCodec, stored: Stored, rows: np.ndarray, x: np.ndarray, device: str
+) -> np.ndarray:
     bad = np.flatnonzero(~codec.encodable(x))
     if len(bad):
         raise ArgumentError(

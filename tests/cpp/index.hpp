@@ -38,22 +38,26 @@ struct Index {
   Metric metric;
   std::shared_ptr<const QincoWeights> weights;
   std::shared_ptr<const AdditiveTables> tables;
-  std::vector<float> centroids, q;
+  std::vector<float> centroids, q, lengths;
+  bool corrects_length;
   std::vector<idx_t> list_no, ids;
   std::vector<std::uint8_t> codes;
   std::shared_ptr<Engine> engine;
 
-  explicit Index(Metric metric_, bool ivf = true)
+  explicit Index(Metric metric_, bool ivf = true, bool corrects_length_ = false)
       : model(rng, ivf, true, d, 20, ivf ? 3 : 2),
         metric(metric_),
         weights(std::make_shared<QincoWeights>(model.weights())),
         tables(std::make_shared<AdditiveTables>(3, 16, d, rng.floats(3 * 16 * d, 0.3f).data())),
         centroids(nlist * d),
         q(rng.floats(nq * d, 2)),
+        lengths(rng.floats(n)),
+        corrects_length(corrects_length_),
         codes(rng.codes(n * 3, 16)) {
     for (idx_t i = 0; i < n; ++i) {
       list_no.push_back(rng.integer(0, nlist - 2));  // the last list stays empty
       ids.push_back(i * 7 - 100);
+      lengths[i] = 0.5f + std::abs(lengths[i]);
     }
     const std::vector<idx_t> all{0, 1, 2, 3, 4};
     decode(*weights, nlist, all.data(), codes.data(), 3, ivf ? 0 : 1, centroids.data(), {1});
@@ -61,11 +65,12 @@ struct Index {
   }
 
   Engine::Parts parts() const {
-    return {nlist, 3, 4, metric, centroids.data(), tables, weights, {}, {}};
+    return {nlist,   3,  4,  metric,  centroids.data(), tables,
+            weights, {}, {}, nullptr, corrects_length};
   }
   std::shared_ptr<Engine> filled(const Engine::Parts& from) const {
     auto made = std::make_shared<Engine>(from);
-    made->add(n, list_no.data(), codes.data(), ids.data(), {1});
+    made->add(n, list_no.data(), codes.data(), lengths.data(), ids.data(), {1});
     return made;
   }
 
@@ -79,6 +84,7 @@ struct Index {
   std::vector<float> decoded(const QincoWeights& by) const {
     std::vector<float> x(n * d);
     decode(by, n, list_no.data(), codes.data(), 3, 3, x.data(), {1});
+    for (idx_t i = 0; i < n && corrects_length; ++i) stretch(&x[i * d], d, lengths[i]);
     return x;
   }
 

@@ -79,6 +79,8 @@ def test_additive_distance_is_its_definition(trained, base, queries, metric):
     list_no = np.repeat(np.arange(16), index.lists.sizes())[order]
     C = engine.additive.astype(np.float64)
     approximation = engine.bases[list_no] + sum(C[m, codes[:, m]] for m in range(4))
+    if metric == faiss.METRIC_INNER_PRODUCT:
+        approximation = of_length(approximation, base[:1000])
     D_expected, I_expected = brute_force(queries[:20], approximation, 1000, metric)
     np.testing.assert_allclose(D, D_expected, rtol=1e-3, atol=20)
     assert (I[:, 0] == I_expected[:, 0]).mean() > 0.9
@@ -99,7 +101,56 @@ def test_with_inner_product_codes_add_to_the_means_of_the_lists(trained, learn, 
         np.testing.assert_array_equal(found[:, 0], (base[:100] @ centroids.T).argmax(1))
     index.add(base[:100])
     index.make_direct_map()
-    np.testing.assert_allclose(index.reconstruct_n(0, 100), codec.decode(found), rtol=1e-4)
+    np.testing.assert_allclose(
+        index.reconstruct_n(0, 100), of_length(codec.decode(found), base[:100]), rtol=1e-4
+    )
+
+
+def of_length(x_hat, x):
+    """x_hat (n, d), as long as x is."""
+    return x_hat * (np.linalg.norm(x, axis=1) / np.linalg.norm(x_hat, axis=1))[:, None]
+
+
+def test_length_correction(trained, learn, queries):
+    """With inner product what is stored has the length of what was added: whatever the length, the
+    same in search and `reconstruct`, and what was short is found more often for it."""
+    rng = np.random.default_rng(0)
+    x = learn[:3000] * rng.uniform(0.5, 2, (3000, 1)).astype(np.float32)
+    x[5] = 0
+    codec = fq.deserialize_index(trained[0]).codec
+    best = (queries @ x.T).argmax(1)
+    found = {}
+    for corrected in (True, False):
+        index = fq.IndexIVFQINCo(
+            faiss.IndexFlatIP(128), 128, 16, 4, 8, faiss.METRIC_INNER_PRODUCT,
+            training=training(),
+        )  # fmt: skip
+        assert index.length_correction
+        index.length_correction = corrected
+        index.train_from_codec(x, codec)
+        index.add(x)
+        index = copy.deepcopy(index)
+        assert index.length_correction == corrected
+        with pytest.raises(RuntimeError, match="length_correction"):
+            index.length_correction = not corrected
+        index.nprobe = 16
+        D, I = index.search(queries, 10)
+        stored = index.reconstruct_n(0, 3000)
+        np.testing.assert_allclose((queries[:, None] * stored[I]).sum(2), D, rtol=1e-4)
+        lengths = np.linalg.norm(stored, axis=1)
+        assert np.allclose(lengths, np.linalg.norm(x, axis=1), rtol=1e-4, atol=1) == corrected
+        found[corrected] = (best[:, None] == I).any(1).mean()
+        lims, _, of_range = index.range_search(queries[:20], float(np.median(D)))
+        inside = D[:20] > np.median(D)
+        rows = np.repeat(np.arange(20), np.diff(lims.astype(int)))
+        pairs = set(zip(rows.tolist(), of_range.tolist(), strict=True))
+        assert np.mean([(i, j) in pairs for i, j in zip(*np.nonzero(inside), strict=True)
+                        for j in [I[i, j]]]) > 0.95  # fmt: skip
+    assert found[True] > found[False]
+    l2 = fq.IndexQINCo(16, 2)
+    assert not l2.length_correction
+    with pytest.raises(ValueError, match="L2"):
+        l2.length_correction = True
 
 
 def test_distance_is_to_what_reconstruct_returns(filled, queries):

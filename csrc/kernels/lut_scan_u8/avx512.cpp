@@ -19,7 +19,7 @@ inline __m512i lookup(const __m512i* t, __m512i code) {
 
 template <int B>
 void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_t* lut,
-          const float*& bias, float scale, float constant, float threshold,
+          const float*& bias, float scale, float slope, float constant, float threshold,
           std::uint64_t*& survivors) {
   const std::int64_t block_bytes = 64 * std::int64_t{M};
   __m512i even[B], odd[B];
@@ -40,7 +40,7 @@ void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_
 #pragma GCC unroll 8
   for (int b = 0; b < B; ++b)
     survivors[b] =
-        survivors_of(even[b], odd[b], n - 64 * b, bias + 64 * b, scale, constant, threshold);
+        survivors_of(even[b], odd[b], n - 64 * b, bias + 64 * b, scale, slope, constant, threshold);
   blocks += B * block_bytes;
   n -= 64 * B;
   bias += 64 * B;
@@ -50,10 +50,10 @@ void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_
 }  // namespace
 
 void lut_scan_u8_avx512(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                        const float* bias, float scale, float constant, float threshold,
-                        std::uint64_t* survivors) {
-  while (n > 64) scan<2>(blocks, n, M, lut, bias, scale, constant, threshold, survivors);
-  if (n > 0) scan<1>(blocks, n, M, lut, bias, scale, constant, threshold, survivors);
+                        const float* bias, float scale, float slope, float constant,
+                        float threshold, std::uint64_t* survivors) {
+  while (n > 64) scan<2>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
+  if (n > 0) scan<1>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
 }
 
 }  // namespace fq

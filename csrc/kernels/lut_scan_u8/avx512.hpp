@@ -22,7 +22,7 @@ inline void prefetch(const void* p, std::int64_t bytes_ahead) {
 // Survivors of one block from the sums of its even and of its odd codes, 16 bits each. `n` codes of
 // it exist (more than 64: all).
 inline std::uint64_t survivors_of(__m512i even, __m512i odd, std::int64_t n, const float* bias,
-                                  float scale, float constant, float threshold) {
+                                  float scale, float slope, float constant, float threshold) {
   // Sixteen codes in order, as 32-bit numbers: word c / 2 of even or odd.
   const __m512i first = _mm512_setr_epi32(0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39);
   const std::uint64_t exist = n < 64 ? (std::uint64_t{1} << n) - 1 : ~std::uint64_t{0};
@@ -33,8 +33,9 @@ inline std::uint64_t survivors_of(__m512i even, __m512i odd, std::int64_t n, con
     const __m512i sum = _mm512_maskz_permutex2var_epi16(0x55555555, even, index, odd);
     prefetch(bias + 16 * g, kBiasAhead * 64 * static_cast<std::int64_t>(sizeof(float)));
     const __mmask16 exist16 = static_cast<__mmask16>(exist >> (16 * g));
-    const __m512 base =
-        _mm512_add_ps(_mm512_maskz_loadu_ps(exist16, bias + 16 * g), _mm512_set1_ps(constant));
+    const __m512 base = _mm512_add_ps(
+        _mm512_mul_ps(_mm512_maskz_loadu_ps(exist16, bias + 16 * g), _mm512_set1_ps(slope)),
+        _mm512_set1_ps(constant));
     const __m512 bound =
         _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(scale)), base);
     const std::uint64_t below =

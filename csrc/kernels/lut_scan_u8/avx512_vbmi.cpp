@@ -8,7 +8,7 @@ namespace {
 
 template <int B>
 void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_t* lut,
-          const float*& bias, float scale, float constant, float threshold,
+          const float*& bias, float scale, float slope, float constant, float threshold,
           std::uint64_t*& survivors) {
   const std::int64_t block_bytes = 64 * std::int64_t{M};
   // `all` adds the bytes of two codes as one number of 16 bits: a saved mask in every step, since
@@ -33,7 +33,7 @@ void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_
 #pragma GCC unroll 8
   for (int b = 0; b < B; ++b)
     survivors[b] = survivors_of(_mm512_sub_epi16(all[b], _mm512_slli_epi16(odd[b], 8)), odd[b],
-                                n - 64 * b, bias + 64 * b, scale, constant, threshold);
+                                n - 64 * b, bias + 64 * b, scale, slope, constant, threshold);
   blocks += B * block_bytes;
   n -= 64 * B;
   bias += 64 * B;
@@ -43,11 +43,11 @@ void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_
 }  // namespace
 
 void lut_scan_u8_avx512_vbmi(const std::uint8_t* blocks, std::int64_t n, int M,
-                             const std::uint8_t* lut, const float* bias, float scale,
+                             const std::uint8_t* lut, const float* bias, float scale, float slope,
                              float constant, float threshold, std::uint64_t* survivors) {
-  while (n > 3 * 64) scan<4>(blocks, n, M, lut, bias, scale, constant, threshold, survivors);
-  if (n > 64) scan<2>(blocks, n, M, lut, bias, scale, constant, threshold, survivors);
-  if (n > 0) scan<1>(blocks, n, M, lut, bias, scale, constant, threshold, survivors);
+  while (n > 3 * 64) scan<4>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
+  if (n > 64) scan<2>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
+  if (n > 0) scan<1>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
 }
 
 }  // namespace fq

@@ -1,8 +1,8 @@
 // lut_scan_u8: which codes of a run of scan blocks may score below a threshold, from 8-bit tables.
 //
 //   sum[i]   = lut[0][code(i, 0)] + lut[1][code(i, 1)] + ...                 an integer, i in
-//   0..n-1 bound[i] = float(sum[i]) * scale + (bias[i] + constant)                  in float32,
-//   unfused
+//   0..n-1 bound[i] = float(sum[i]) * scale + (bias[i] * slope + constant)                  in
+//   float32, unfused
 //
 // Bit i % 64 of survivors[i / 64] says whether bound[i] <= threshold (false for NaN). The bits of
 // the last word beyond n are zero.
@@ -21,23 +21,23 @@
 namespace fq {
 
 using LutScanU8 = void (*)(const std::uint8_t* blocks, std::int64_t n, int M,
-                           const std::uint8_t* lut, const float* bias, float scale, float constant,
-                           float threshold, std::uint64_t* survivors);
+                           const std::uint8_t* lut, const float* bias, float scale, float slope,
+                           float constant, float threshold, std::uint64_t* survivors);
 
 void lut_scan_u8_scalar(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                        const float* bias, float scale, float constant, float threshold,
-                        std::uint64_t* survivors);
+                        const float* bias, float scale, float slope, float constant,
+                        float threshold, std::uint64_t* survivors);
 void lut_scan_u8_neon(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                      const float* bias, float scale, float constant, float threshold,
+                      const float* bias, float scale, float slope, float constant, float threshold,
                       std::uint64_t* survivors);
 void lut_scan_u8_avx2(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                      const float* bias, float scale, float constant, float threshold,
+                      const float* bias, float scale, float slope, float constant, float threshold,
                       std::uint64_t* survivors);
 void lut_scan_u8_avx512(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                        const float* bias, float scale, float constant, float threshold,
-                        std::uint64_t* survivors);
+                        const float* bias, float scale, float slope, float constant,
+                        float threshold, std::uint64_t* survivors);
 void lut_scan_u8_avx512_vbmi(const std::uint8_t* blocks, std::int64_t n, int M,
-                             const std::uint8_t* lut, const float* bias, float scale,
+                             const std::uint8_t* lut, const float* bias, float scale, float slope,
                              float constant, float threshold, std::uint64_t* survivors);
 
 }  // namespace fq

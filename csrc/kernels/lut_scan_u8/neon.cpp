@@ -15,17 +15,18 @@ inline uint8x16_t lookup(const uint8x16x4_t* t, uint8x16_t code) {
 }
 
 // Four bits from the sums of four codes.
-inline std::uint64_t survivors4(uint16x4_t sum, const float* bias, float scale, float constant,
-                                float threshold) {
+inline std::uint64_t survivors4(uint16x4_t sum, const float* bias, float scale, float slope,
+                                float constant, float threshold) {
   const float32x4_t product = vmulq_n_f32(vcvtq_f32_u32(vmovl_u16(sum)), scale);
-  const float32x4_t bound = vaddq_f32(product, vaddq_f32(vld1q_f32(bias), vdupq_n_f32(constant)));
+  const float32x4_t bound =
+      vaddq_f32(product, vaddq_f32(vmulq_n_f32(vld1q_f32(bias), slope), vdupq_n_f32(constant)));
   const uint32x4_t weight = {1, 2, 4, 8};
   return vaddvq_u32(vandq_u32(vcleq_f32(bound, vdupq_n_f32(threshold)), weight));
 }
 
 // One block; bias holds 64 numbers.
 std::uint64_t scan(const std::uint8_t* block, int M, const std::uint8_t* lut, const float* bias,
-                   float scale, float constant, float threshold) {
+                   float scale, float slope, float constant, float threshold) {
   uint16x8_t sum[8];
   for (int g = 0; g < 8; ++g) sum[g] = vdupq_n_u16(0);
   for (int m = 0; m < M; ++m, block += 64, lut += 256) {
@@ -39,8 +40,9 @@ std::uint64_t scan(const std::uint8_t* block, int M, const std::uint8_t* lut, co
   }
   std::uint64_t bits = 0;
   for (int g = 0; g < 8; ++g, bias += 8) {
-    bits |= survivors4(vget_low_u16(sum[g]), bias, scale, constant, threshold) << (8 * g);
-    bits |= survivors4(vget_high_u16(sum[g]), bias + 4, scale, constant, threshold) << (8 * g + 4);
+    bits |= survivors4(vget_low_u16(sum[g]), bias, scale, slope, constant, threshold) << (8 * g);
+    bits |= survivors4(vget_high_u16(sum[g]), bias + 4, scale, slope, constant, threshold)
+            << (8 * g + 4);
   }
   return bits;
 }
@@ -48,15 +50,15 @@ std::uint64_t scan(const std::uint8_t* block, int M, const std::uint8_t* lut, co
 }  // namespace
 
 void lut_scan_u8_neon(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                      const float* bias, float scale, float constant, float threshold,
+                      const float* bias, float scale, float slope, float constant, float threshold,
                       std::uint64_t* survivors) {
   for (; n >= 64; n -= 64, blocks += 64 * M, bias += 64)
-    *survivors++ = scan(blocks, M, lut, bias, scale, constant, threshold);
+    *survivors++ = scan(blocks, M, lut, bias, scale, slope, constant, threshold);
   if (n <= 0) return;
   float padded[64] = {};
   for (int i = 0; i < n; ++i) padded[i] = bias[i];
-  *survivors =
-      scan(blocks, M, lut, padded, scale, constant, threshold) & ((std::uint64_t{1} << n) - 1);
+  *survivors = scan(blocks, M, lut, padded, scale, slope, constant, threshold) &
+               ((std::uint64_t{1} << n) - 1);
 }
 
 }  // namespace fq

@@ -3,8 +3,8 @@
 namespace fq {
 
 void lut_scan_u8_scalar(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                        const float* bias, float scale, float constant, float threshold,
-                        std::uint64_t* survivors) {
+                        const float* bias, float scale, float slope, float constant,
+                        float threshold, std::uint64_t* survivors) {
   constexpr int kBlock = 64;
   for (; n > 0; n -= kBlock, blocks += kBlock * M, bias += kBlock) {
     const int rows = n < kBlock ? static_cast<int>(n) : kBlock;
@@ -22,7 +22,7 @@ void lut_scan_u8_scalar(const std::uint8_t* blocks, std::int64_t n, int M, const
     }
     int below[kBlock];
     for (int i = 0; i < rows; ++i)
-      below[i] = static_cast<float>(sums[i]) * scale + (bias[i] + constant) <= threshold;
+      below[i] = static_cast<float>(sums[i]) * scale + (bias[i] * slope + constant) <= threshold;
     std::uint64_t bits = 0;
     for (int i = 0; i < rows; ++i) bits |= static_cast<std::uint64_t>(below[i]) << i;
     *survivors++ = bits;

@@ -36,6 +36,7 @@ FEWEST = 1000  # queries, or candidates: with less, nothing is calibrated
 SHORTLIST = 1024  # candidates of a query
 RUN = 1 << 16  # vectors decoded at a time
 PROGRESS_VECTORS = 50_000  # a progress bar from here on
+MOST_STRETCH = 16.0  # by the correction of length, as in core/lengths.hpp
 
 
 def fit(
@@ -45,6 +46,7 @@ def fit(
     list_no: np.ndarray | None,
     metric: int,
     training: TrainingConfig,
+    length_correction: bool,
     budget: Budget | None = None,
 ) -> tuple[QINCoCodec, np.ndarray, list[Checkpoint]]:
     """The codec, with a student or without as `training` says, additive codebooks (M, K, d) float32
@@ -52,6 +54,7 @@ def fit(
     integers. A student that the codec has is kept.
 
     bases (nlist, d), and with an IVF list_no (n,) int64: what the codebooks' residuals are to.
+    length_correction: whether searches stretch what is decoded to the stored vectors' lengths.
     budget: with little time left fewer vectors are encoded (`POINTS_PER_CODEWORD` for each of the
     M·K codewords, `FEW_POINTS` at least), and with none left then there are no checkpoints; None:
     no limit.
@@ -83,8 +86,7 @@ def fit(
         return by.decode_lists(ivf, np.ascontiguousarray(codes[part, :n_codes]))
 
     def update(begin: int, end: int) -> None:
-        for i in range(begin, end, RUN):
-            part = slice(i, min(i + RUN, end))
+        for part in parts(begin, end):
             xs = x[rows[part]]
             targets = {first: xs - decoded(decoder, part, first) for first in exits}
             equations.update(codes[part], {0: xs - bases[chosen[part]], **targets})
@@ -104,6 +106,9 @@ def fit(
             add_tail(decoded(decoder, rest, first), codes[rest], equations.solve(first))
             for first in exits
         ]
+        if length_correction:
+            lengths = np.concatenate([norms(x[rows[part]]) for part in parts(n_fitted, len(rows))])
+            exact, *approximations = (stretched(a, lengths) for a in (exact, *approximations))
         found, ranges = calibrate(x[others], copies, approximations, exact, metric)
         bar.to(2)
         update(n_fitted, len(rows))
@@ -111,6 +116,23 @@ def fit(
         bar.to(3)
     checkpoints = map(Checkpoint, [0, *exits], found.tolist(), tails, ranges)
     return codec, equations.solve(), list(checkpoints)
+
+
+def parts(begin: int, end: int) -> list[slice]:
+    """begin..end, `RUN` at a time."""
+    return [slice(i, min(i + RUN, end)) for i in range(begin, end, RUN)]
+
+
+def norms(x: np.ndarray) -> np.ndarray:
+    """|x| (n,) float32 of x (n, d) float32."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", x, x)))
+
+
+def stretched(x_hat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Decoded vectors (n, d) stretched to these lengths (n,), as the extension does."""
+    found = norms(x_hat)
+    factors = np.minimum(lengths / np.maximum(found, 1e-30), MOST_STRETCH)
+    return np.asarray(x_hat * factors[:, None], np.float32)
 
 
 def calibrate(

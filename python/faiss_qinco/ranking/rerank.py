@@ -12,11 +12,12 @@ from torch import Tensor
 from ..codec.codec import QINCoCodec
 from ..codec.devices import use_bf16
 from ..codec.encoding import chunks, rows_at_once
+from .fitting import MOST_STRETCH
 
 CANDIDATES = 1 << 18  # in a batch of queries: their ids, codes and scores are on the device
 MORE = 8  # of the candidates ranked in bfloat16, so many beyond k are decoded in float32
 
-Shortlist = tuple[np.ndarray, np.ndarray, np.ndarray]
+Shortlist = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def rerank(
@@ -35,7 +36,8 @@ def rerank(
     codec : decodes.
     queries : (n, d) float32.
     shortlist : slice of the queries -> their candidates: ids and list_no (nq, n_short) int64,
-        codes (nq, n_short, M) uint8, as `_core.shortlist` gives them, missing ones last.
+        codes (nq, n_short, M) uint8, lengths (nq, n_short) float32 to stretch decoded vectors to,
+        or (0, n_short), as `Engine.shortlist` of the extension gives them, missing ones last.
     n_short, k, metric : candidates and results of a query; faiss's number of the metric.
     device : a torch device.
 
@@ -52,11 +54,12 @@ def rerank(
     D = torch.full((n, k), torch.nan, device=device)
     I = torch.full((n, k), -1, device=device)
     for part in chunks(n, max(1, CANDIDATES // n_short)):
-        ids, list_no, codes = shortlist(part)
+        ids, list_no, codes, lengths = shortlist(part)
         width = int((list_no >= 0).sum(axis=1).max())
         if width == 0:
             continue
-        arrays = (queries[part], ids[:, :width], list_no[:, :width], codes[:, :width])
+        found = (ids, list_no, codes, lengths)
+        arrays = (queries[part], *(a[:, :width] for a in found))
         score, best = _best(
             codec, device, k, metric, *(torch.tensor(a, device=device) for a in arrays)
         )
@@ -77,14 +80,16 @@ def _best(
     ids: Tensor,
     list_no: Tensor,
     codes: Tensor,
+    lengths: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Scores and ids (nq, up to k) of the best candidates (nq, n_short), NaN where missing."""
     if use_bf16(None, device) and ids.shape[1] > 2 * (k + MORE):
-        score = _scores(codec, device, torch.bfloat16, metric, q, list_no, codes)
+        score = _scores(codec, device, torch.bfloat16, metric, q, list_no, codes, lengths)
         best = _ranked(score, ids, k + MORE)
         ids, list_no = ids.gather(1, best), list_no.gather(1, best)
         codes = codes.gather(1, best[:, :, None].expand(-1, -1, codes.shape[2]))
-    score = _scores(codec, device, torch.float32, metric, q, list_no, codes)
+        lengths = lengths.gather(1, best[: len(lengths)])
+    score = _scores(codec, device, torch.float32, metric, q, list_no, codes, lengths)
     best = _ranked(score, ids, k)
     return score.gather(1, best), ids.gather(1, best)
 
@@ -104,9 +109,11 @@ def _scores(
     q: Tensor,
     list_no: Tensor,
     codes: Tensor,
+    lengths: Tensor,
 ) -> Tensor:
     """Squared L2 distances or negated inner products (nq, n_short) of queries (nq, d) and decoded
-    candidates; NaN where list_no is -1. Products are in `dtype`, x̂ adds up in float32."""
+    candidates, stretched to `lengths` where there are some; NaN where list_no is -1. Products are
+    in `dtype`, x̂ adds up in float32."""
     n_short, base, steps = list_no.shape[1], codec._model(device).base, codec._steps(device, dtype)
     mean = torch.tensor(codec.mean, device=device)
     score = torch.empty(list_no.numel(), device=q.device)
@@ -119,6 +126,9 @@ def _scores(
         for step, code in zip(steps, codes[part].T.long(), strict=True):
             x += step.f(code, x.to(dtype) @ step.W_x)
         x.mul_(codec.std).add_(mean)
+        if len(lengths):
+            factor = lengths.flatten()[part] / x.norm(dim=1).clamp(min=1e-30)
+            x.mul_(factor.clamp(max=MOST_STRETCH)[:, None])
         rows = q.index_select(0, torch.arange(part.start, part.stop, device=q.device) // n_short)
         if metric == faiss.METRIC_L2:
             score[part] = rows.sub_(x).square_().sum(1)

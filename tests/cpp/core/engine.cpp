@@ -119,13 +119,13 @@ TEST_CASE("engine: the parts fit together and are finite, or they are refused") 
       member(model).back() = bad;
       CHECK_THROWS_AS(model.weights(), CheckError);
     };
-    spoiled([](test::Model& m) -> auto& { return m.mean; });
-    spoiled([](test::Model& m) -> auto& { return m.base; });
+    spoiled([](test::Model & m) -> auto& { return m.mean; });
+    spoiled([](test::Model & m) -> auto& { return m.base; });
     for (auto part :
          {&test::Model::Step::codebook, &test::Model::Step::in, &test::Model::Step::concat,
           &test::Model::Step::bias, &test::Model::Step::up, &test::Model::Step::down,
           &test::Model::Step::out, &test::Model::Step::preselect})
-      spoiled([&](test::Model& m) -> auto& { return m.steps[0].*part; });
+      spoiled([&](test::Model & m) -> auto& { return m.steps[0].*part; });
   }
 }
 
@@ -185,7 +185,7 @@ void add(Engine& engine, idx_t n, const float* x, const idx_t* ids, const idx_t*
   std::vector<idx_t> list_no(static_cast<std::size_t>(n));
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * engine.M()));
   engine.encode(n, x, chosen, a, b, list_no.data(), codes.data(), run);
-  engine.add(n, list_no.data(), codes.data(), ids, run);
+  engine.add(n, list_no.data(), codes.data(), nullptr, ids, run);
 }
 
 TEST_CASE("engine: every row takes a number, and those that can be are stored") {
@@ -207,7 +207,7 @@ TEST_CASE("engine: every row takes a number, and those that can be are stored") 
         for (int times = 0; times < 2; ++times) {
           add(one, n, x.data(), ids_given, lists_given, A, B, {2});
           other.encode(n, x.data(), lists_given, A, B, list_no.data(), codes.data(), {1});
-          other.add(n, list_no.data(), codes.data(), ids_given, {1});
+          other.add(n, list_no.data(), codes.data(), nullptr, ids_given, {1});
         }
         CHECK(contents(one) == contents(other));
         CHECK(one.ntotal() == 2 * n);
@@ -241,10 +241,10 @@ TEST_CASE("engine: what is refused, interrupted or cannot be encoded leaves noth
   CHECK_THROWS_AS(add(engine, n, x.data(), nullptr, nullptr, 17, B, {2}), CheckError);
   list_no[n - 1] = Index::nlist;
   CHECK_THROWS_AS(add(engine, n, x.data(), nullptr, list_no.data(), A, B, {2}), CheckError);
-  CHECK_THROWS_AS(engine.add(n, list_no.data(), codes.data(), nullptr, {2}), CheckError);
+  CHECK_THROWS_AS(engine.add(n, list_no.data(), codes.data(), nullptr, nullptr, {2}), CheckError);
   list_no[n - 1] = 0;
   codes[3 * n - 1] = 16;
-  CHECK_THROWS_WITH_AS(engine.add(n, list_no.data(), codes.data(), nullptr, {2}),
+  CHECK_THROWS_WITH_AS(engine.add(n, list_no.data(), codes.data(), nullptr, nullptr, {2}),
                        "codes[19999, 2]: expected below 16, got 16", CheckError);
   CHECK_THROWS_AS(add(engine, n, x.data(), nullptr, nullptr, 16, 16, {2, [] { return true; }}),
                   Interrupted);
@@ -326,7 +326,7 @@ TEST_CASE("engine: reconstructs by its direct map, and without one") {
   CHECK_THROWS_WITH_AS(add(engine, 1, x.data(), ids.data(), nullptr, A, B, {}),
                        "add_with_ids does not work with a direct map; clear it first", StateError);
   const std::vector<std::uint8_t> codes(3);
-  CHECK_THROWS_AS(engine.add(1, &ids[0], codes.data(), ids.data(), {}), StateError);
+  CHECK_THROWS_AS(engine.add(1, &ids[0], codes.data(), nullptr, ids.data(), {}), StateError);
   const Contents c = contents(engine);
   engine.clear_direct_map({});
   CHECK(!engine.has_direct_map());
@@ -368,7 +368,7 @@ TEST_CASE("engine: one vector at a time into a million lists") {
   engine.make_direct_map({});
   for (idx_t i = 0; i < Index::n; ++i) {
     const idx_t list_no = (i * 7919) % nlist;
-    engine.add(1, &list_no, &index.codes[i * 3], nullptr, {});
+    engine.add(1, &list_no, &index.codes[i * 3], nullptr, nullptr, {});
   }
   const Contents c = contents(engine);
   CHECK(c.ntotal == Index::n);
@@ -392,7 +392,7 @@ TEST_CASE("engine: a filter may search the engine that asks it, but not change i
       Call inner = index->call(1, 2, 4);
       inner.n = 1;
       CHECK(run_search(inner).I[0] != -1);
-      if (changes) index->engine->add(0, nullptr, nullptr, nullptr, {});
+      if (changes) index->engine->add(0, nullptr, nullptr, nullptr, nullptr, {});
       return true;
     }
     void accept(const ListIds& ids, std::uint64_t* words) const override {
@@ -465,5 +465,41 @@ TEST_CASE("engine: concurrent adds share no id, and searches beside them see who
   for (idx_t i = 0; i < kThreads * kAdds; ++i) {
     engine.reconstruct(i * n, another.data(), {});
     CHECK(another == first);
+  }
+}
+
+TEST_CASE("engine: a correction of length gives the lengths back, cut to what is sensible") {
+  test::Index index(Metric::InnerProduct, true, true);
+  index.lengths[0] = 0;
+  index.lengths[1] = 1e30f;
+  const Engine engine(index.parts());
+  std::vector<float> ratio(Index::n), length(Index::n), norm(Index::n);
+  const idx_t* list_no = index.list_no.data();
+  const std::uint8_t* codes = index.codes.data();
+  engine.bias(Index::n, list_no, codes, index.lengths.data(), ratio.data(), {2});
+  engine.lengths(Index::n, list_no, codes, ratio.data(), length.data(), {2});
+  index.tables->norms(Index::nlist, index.centroids.data(), Index::n, list_no, codes, norm.data(),
+                      {1});
+  CHECK(length[0] <= 1e-5f * norm[0]);
+  CHECK(length[1] == doctest::Approx(16 * norm[1]));
+  for (idx_t i = 2; i < Index::n; ++i) CHECK(length[i] == doctest::Approx(index.lengths[i]));
+  index.lengths[2] = std::numeric_limits<float>::infinity();
+  CHECK_THROWS_AS(engine.bias(Index::n, list_no, codes, index.lengths.data(), ratio.data(), {1}),
+                  CheckError);
+  CHECK_THROWS_AS(engine.bias(1, list_no, codes, nullptr, ratio.data(), {1}), CheckError);
+  CHECK_THROWS_AS(
+      test::Index(Metric::L2).engine->lengths(1, list_no, codes, ratio.data(), length.data(), {1}),
+      StateError);
+
+  Engine::Parts wrong = index.parts();
+  wrong.metric = Metric::L2;
+  CHECK_THROWS_AS(Engine{wrong}, CheckError);
+  Engine empty(index.parts());
+  for (float bad : {0.0f, -1.0f, 0.05f, 2e6f}) {  // of a forged file
+    const std::vector<idx_t> sizes{1, 0, 0, 0, 0};
+    const auto rows = [bad](idx_t, idx_t, std::uint8_t* code, float* bias, idx_t* id) {
+      code[0] = code[1] = 0, bias[0] = bad, id[0] = 0;
+    };
+    CHECK_THROWS_AS(empty.import_from(sizes.data(), 1, rows, 1, {1}), CheckError);
   }
 }

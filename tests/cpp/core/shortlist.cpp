@@ -53,7 +53,7 @@ struct SomeIds : IdFilter {
 
 // The shortlist against float scores of every code, in the order of operations of the header.
 void check_scan(const Lists& data, const std::vector<float>& lut, const std::vector<float>& coarse,
-                const SomeIds* filter, ScanLimits limits = {}) {
+                const SomeIds* filter, ScanLimits limits = {}, bool ratios = false) {
   const InvertedLists& lists = data.lists;
   const std::vector<idx_t> probed{5, 0, -1, 4, 3, 2, 1};
   std::vector<std::uint8_t> code(static_cast<std::size_t>(lists.M()));
@@ -70,14 +70,16 @@ void check_scan(const Lists& data, const std::vector<float>& lut, const std::vec
         float sum = 0;
         for (int m = 0; m < lists.M(); ++m) sum += lut[m * K + code[m]];
         const InvertedLists::List& list = lists.list(probed[p]);
-        expected.push({(coarse[p] + sum) + list.bias[o], list.ids[o], probed[p], o});
+        const float beside = list.bias[o];
+        expected.push({ratios ? (coarse[p] + sum) / beside : (coarse[p] + sum) + beside,
+                       list.ids[o], probed[p], o});
       }
     for (double visits : {1.0, 1e9}) {
       LutU8 scratch;
       const Selection selection(filter, lists.nlist(), visits, limits.max_codes > 0);
       got.reset(k);
       scan_lists({lists, selection, limits, static_cast<idx_t>(probed.size()), probed.data(),
-                  coarse.data()},
+                  coarse.data(), ratios},
                  lut.data(), scratch, got);
       CHECK(keys(got) == keys(expected));
     }
@@ -102,6 +104,18 @@ TEST_CASE("shortlist: what float scores of every code give, ties and selections 
         check_scan(data, lut, coarse, filter);
     };
     SUBCASE("random") { check_all(rng.floats(size, 30), rng.floats(n, 50)); }
+    SUBCASE("ratios in place of biases") {
+      std::vector<float> near = rng.floats(n), any(n);
+      for (float& r : near) r = 1 + 0.1f * r;
+      for (float& r : any) r = std::exp2(static_cast<float>(rng.integer(-4, 19)));
+      for (const auto& ratio : {near, any})
+        for (float size_of_lut : {30.0f, 1e-3f}) {
+          const Lists data(rng, M, ratio);
+          const auto lut_of_ratios = rng.floats(size, size_of_lut);
+          for (const SomeIds* filter : std::initializer_list<const SomeIds*>{nullptr, &few})
+            check_scan(data, lut_of_ratios, coarse, filter, {}, true);
+        }
+    }
     SUBCASE("few distinct scores") {
       auto lut = rng.floats(size);
       auto bias = rng.floats(n);

@@ -35,14 +35,15 @@ def case(request):
             ids[missing], list_no[missing], codes[missing] = -1, -1, 0
             decoded[missing] = np.nan
         q = np.random.default_rng(5).standard_normal((N, codec.d)).astype(np.float32)
-        return codec, q, (ids, list_no, codes), decoded
+        return codec, q, (ids, list_no, codes, np.empty((0, N_SHORT), np.float32)), decoded
 
     return case
 
 
 def rerank(codec, q, candidates, metric, k=K):
     def shortlist(part):
-        return tuple(a[part] for a in candidates)
+        ids, list_no, codes, lengths = candidates
+        return ids[part], list_no[part], codes[part], lengths[part]
 
     return reranking.rerank(codec, q, shortlist, N_SHORT, k, metric, "cpu:0")
 
@@ -64,6 +65,18 @@ def test_rerank_is_exact(case, name, metric):
     D, I = rerank(codec, q, candidates, metric)
     np.testing.assert_allclose(D, D_expected, rtol=1e-4, atol=1e-3)
     np.testing.assert_array_equal(I, I_expected)
+
+
+def test_what_is_decoded_is_stretched(case, monkeypatch):
+    codec, q, candidates, decoded = case(CONFIGS["QINCo2"])
+    lengths = np.random.default_rng(6).uniform(0.5, 2, candidates[1].shape).astype(np.float32)
+    norms = np.linalg.norm(decoded, axis=2, keepdims=True)
+    D_expected, I_expected = expected(q, candidates[0], decoded * lengths[..., None] / norms, 0)
+    for in_bf16 in (False, True):
+        monkeypatch.setattr(reranking, "use_bf16", lambda *_, yes=in_bf16: yes)
+        D, I = rerank(codec, q, (*candidates[:3], lengths), 0)
+        np.testing.assert_allclose(D, D_expected, rtol=1e-4, atol=1e-3)
+        np.testing.assert_array_equal(I, I_expected)
 
 
 def test_bf16_ranks_and_float32_decides(case, monkeypatch):
