@@ -1,18 +1,19 @@
 r"""The accuracy benchmark: QINCo codes against faiss's PQ, OPQ, RQ, LSQ and RaBitQ codes.
 
-Every method uses the SAME lists and probes the same of them (one k-means on the learn vectors),
-the same base vectors, and is trained on the same learn vectors. For inner product, peers come with
-residuals to faiss's centroids and to the means of the lists' vectors (`bench/peers.py`); with
-`--bases flat`, without lists, all base vectors scanned. R@r: the fraction of queries whose true
-nearest neighbour is among the first r results. 10@10: the fraction of the 10 true nearest among
-the first 10 results. MSE: mean squared L2 error of the reconstructed base vectors (100,000 of
-them, spread evenly).
+Every method uses the SAME lists and probes the same of them (one k-means on the learn vectors), the
+same base vectors, and is trained on the same learn vectors. For inner product, peers come with
+residuals to faiss's centroids and to the means of the lists' vectors, and, for vectors of one
+length, searched by L2 as well (`bench/peers.py`); with `--bases flat`, without lists, all base
+vectors scanned. R@r: the fraction of queries whose true nearest neighbour is among the first r
+results. 10@10: the fraction of the 10 true nearest among the first 10 results. MSE: mean squared L2
+error of the reconstructed base vectors (100,000 of them, spread evenly).
 
 `bytes` is what is stored for a vector besides its id: the code, and what stands beside it (the
-float32 norm of RQ and LSQ with L2, the factors of RaBitQ, QINCo's bias). For each M, QINCo is
-compared with the best of the peers that have M codes, and with the best of all that store at most
-as many bytes as it does; RQ comes with 4 bytes more of codes too, and no norm (`rq+`). RaBitQ is
-compared where its bit for each dimension fits, factors and all; it is measured where the bits do.
+float32 norm of RQ and LSQ with L2, the factors of RaBitQ, QINCo's bias or ratio of lengths). For
+each M, QINCo is compared with the best of the peers that have M codes, and with the best of all
+that store at most as many bytes as it does; RQ comes with 4 bytes more of codes too, and no norm
+(`rq+`). RaBitQ is compared where its bit for each dimension fits, factors and all; it is measured
+where the bits do.
 
 LSQ encodes slowly: it is trained on 100,000 learn vectors at most, filled with the first
 `--lsq-subset` base vectors, and left out above `--lsq-max-M`. Where the base is larger, a second
@@ -98,10 +99,11 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=int, help="default: all")
     add("--lsq-subset", type=int, default=100_000, metavar="N", help="0: no LSQ")
     add("--lsq-max-M", type=int, default=16, metavar="M", help="no LSQ above (default: 16)")
-    kinds = ("centroids", "means", "flat")
-    add("--bases", nargs="+", choices=kinds, default=kinds[:2], metavar="BASE",
-        help="what peers take residuals to: centroids (with l2, they are the means), means, or "
-        "flat: nothing, there are no lists (default: centroids means)")  # fmt: skip
+    kinds = ("centroids", "means", "l2", "flat")
+    add("--bases", nargs="+", choices=kinds, default=kinds[:3], metavar="BASE",
+        help="what peers take residuals to: centroids (with l2, they are the means), means, l2 "
+        "(means, and searched by L2, for inner product of vectors of one length), or flat: "
+        "nothing, there are no lists (default: centroids means l2)")  # fmt: skip
     every = (*METHODS, "qinco")
     usual = [method for method in every if method != "pq2x"]
     add("--methods", nargs="+", choices=every, default=usual, metavar="METHOD",
@@ -184,7 +186,8 @@ class Accuracy:
 
     def _peer(self, method: str, M: int, lists: str) -> Peer:
         bench, learn = self.bench, self.bench.learn
-        code = encoding(method, M, self.args.nbits, bench.metric)[0]
+        metric = faiss.METRIC_L2 if lists == "l2" else bench.metric
+        code = encoding(method, M, self.args.nbits, metric)[0]
         rows = np.arange(len(learn))
         if method == "lsq":
             rows = np.random.default_rng(0).permutation(rows)[:LSQ_LEARN]

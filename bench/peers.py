@@ -3,7 +3,9 @@
 The base that residuals are taken to is the peer's to choose: for inner product, faiss's spherical
 k-means has centroids of unit length, and residuals to them are longer than to the mean of the
 list's vectors. `Lists` holds both; which vector is in which list, and which lists a query probes,
-is by the centroids in either case.
+is by the centroids in either case. Where all vectors have one length, the most similar are also
+the nearest, and to search by L2 is the better choice for most peers: what is decoded is shorter
+than what was stored, by more the less its code says. That is the third kind: means and L2.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ class Lists:
             n = np.bincount(self.learn_lists, minlength=self.nlist)
             means[n > 0] = sums[n > 0] / n[n > 0, None]
             self.bases = {"centroids": centroids, "means": means}
+            norms = np.linalg.norm(learn, axis=1)
+            if np.allclose(norms, norms.mean(), rtol=1e-3):
+                self.bases["l2"] = means
 
     def assign(self, x: np.ndarray) -> np.ndarray:
         """The list of each vector, (n,) int64."""
@@ -73,6 +78,7 @@ class Peer:
         """rows: of learn, to train on; lists: None for a flat index; kind: of `lists.bases`; opq:
         by M, the rotations that others have trained already, and the seconds that took."""
         self.lists, self.d = lists, learn.shape[1]
+        self.metric = metric = faiss.METRIC_L2 if kind == "l2" else metric
         self.rotation: Any = None
         code, beside = encoding(method, M, nbits, metric)
         parts = {"pq": M, "opq": M, "pq2x": 2 * M}.get(method, 1)
@@ -147,7 +153,7 @@ class Peer:
         x = self.transformed(queries)
         if self.lists is None:
             return self.index.search(x, k)
-        if self.lists.metric == faiss.METRIC_INNER_PRODUCT:
+        if self.metric == faiss.METRIC_INNER_PRODUCT:
             to_bases = queries @ self._bases.T
         else:
             to_bases = faiss.pairwise_distances(queries, self._bases)
