@@ -1,8 +1,9 @@
 // The correction of length, with inner product.
 //
 // A decoded vector is shorter than the one stored, the more so the less its code says of it, and
-// inner products with it are too small by as much. What is scored and reconstructed is therefore the
-// decoded vector stretched to the stored one's length. For that a list keeps, in place of a bias,
+// inner products with it are too small by as much. What is scored and reconstructed is therefore
+// the decoded vector stretched to the stored one's length. For that a list keeps, in place of a
+// bias,
 //   ratio = |y| / |x|,
 // y being what the tables make of the code: the scan divides scores by it, and |x| = |y| / ratio.
 #pragma once
