@@ -363,8 +363,7 @@ void bind_engine(py::module_& m) {
           "EarlyExit, None: a shortlist is decoded to the end. student: weights of a cheaper "
           "model of the same codes, which decodes up to the checkpoints of early_exit. "
           "corrects_length, with inner product only: decoded vectors are stretched to the lengths "
-          "of "
-          "those that were added, for which a ratio is stored in place of the bias. ValueError "
+          "of those that were added, for which a ratio is stored in place of the bias. ValueError "
           "where they do not fit together or are not finite. None of them may be changed later.")
       .def_property_readonly("d", &Engine::d)
       .def_property_readonly("nlist", &Engine::nlist)

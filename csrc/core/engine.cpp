@@ -67,11 +67,6 @@ SearchParts Engine::parts() const {
           weights_.get(), early_exit_.get(), student_.get(), table_.get(), corrects_length_};
 }
 
-std::optional<Lengths> Engine::corrected() const {
-  if (!corrects_length_) return std::nullopt;
-  return Lengths{*tables_, bases()};
-}
-
 void Engine::search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
                     const ResultCodes& found) const {
   const SharedLock::Reading reading(lock_, run.interrupted);
@@ -181,11 +176,12 @@ void Engine::reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) c
       if (const std::optional<Position> at = map_->find(id0 + i))
         list_no[i] = at->list_no, offset[i] = at->offset;
     lists_.gather(n, list_no.data(), offset.data(), codes.data());
+    const Lengths of{*tables_, bases()};
     std::vector<double> r;
     for (idx_t i = 0; i < n && corrects_length_; ++i)
       if (list_no[i] != -1)
-        length[i] = corrected()->of(list_no[i], codes.data() + i * M(),
-                                    lists_.list(list_no[i]).bias[offset[i]], r);
+        length[i] =
+            of.of(list_no[i], codes.data() + i * M(), lists_.list(list_no[i]).bias[offset[i]], r);
   }
   decode(*weights_, n, list_no.data(), codes.data(), M(), M(), x, run);
   for (idx_t i = 0; i < n && corrects_length_; ++i) stretch(x + i * d(), d(), length[i]);

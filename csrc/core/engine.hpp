@@ -102,7 +102,6 @@ class Engine {
  private:
   SearchParts parts() const;
   const float* bases() const { return own_bases_.empty() ? centroids_.data() : own_bases_.data(); }
-  std::optional<Lengths> corrected() const;
   void check_ranking(const EarlyExit* early_exit, const QincoWeights* student) const;
 
   const Metric metric_;

@@ -79,10 +79,10 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
     idx_t size = end_of_scan(words, list.size(), left);
     if (limits.whole_lists) size = list.size();
 
-    // Scores those codes of a block that are in `bits`; the block starts at offset `begin`.
     auto scored = [&](float sum, float bias) {
       return kRatios ? (coarse_score + sum) / bias : (coarse_score + sum) + bias;
     };
+    // Scores those codes of a block that are in `bits`; the block starts at offset `begin`.
     auto enter = [&](const std::uint8_t* block, idx_t begin, std::uint64_t bits) {
       const float* bias = list.bias.data() + begin;
       float score[kScanBlock];
