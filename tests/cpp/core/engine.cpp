@@ -119,13 +119,13 @@ TEST_CASE("engine: the parts fit together and are finite, or they are refused") 
       member(model).back() = bad;
       CHECK_THROWS_AS(model.weights(), CheckError);
     };
-    spoiled([](test::Model & m) -> auto& { return m.mean; });
-    spoiled([](test::Model & m) -> auto& { return m.base; });
+    spoiled([](test::Model& m) -> auto& { return m.mean; });
+    spoiled([](test::Model& m) -> auto& { return m.base; });
     for (auto part :
          {&test::Model::Step::codebook, &test::Model::Step::in, &test::Model::Step::concat,
           &test::Model::Step::bias, &test::Model::Step::up, &test::Model::Step::down,
           &test::Model::Step::out, &test::Model::Step::preselect})
-      spoiled([&](test::Model & m) -> auto& { return m.steps[0].*part; });
+      spoiled([&](test::Model& m) -> auto& { return m.steps[0].*part; });
   }
 }
 
