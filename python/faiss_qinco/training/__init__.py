@@ -2,7 +2,7 @@
 
 In the order of a training: `config` (settings), `budget` (time), `plan` (what it will take), `data`
 (the vectors), `loop` (the walk: `start` from residual quantization, then `descent` batch after
-batch, saved by `checkpoint`), `student`; `finetune` for a codec that there is.
+batch, saved by `checkpoint`), `student`; `tuning` for a codec that there is.
 
 Importing this package does not import torch; what trains does.
 """
@@ -153,22 +153,26 @@ def finetune(
     codec : the codec to start from.
     x : (n, d) of any real dtype, a mapped file too, n >= 100: vectors of the new kind.
     keep : (m, d), m >= 100: vectors of the old kind, as many as x or more; where they are
-        not there any more, what an index reconstructs of them. Learnt from beside the new ones;
-        some, held out, hold the codec to max_loss. None: only the new vectors count; if they
-        are far from the old ones, the error of these can rise by half.
+        not there any more, what an index reconstructs of them: the codec's statistics then tell
+        what that has lost. Learnt from beside the new ones; some, held out, hold the codec to
+        max_loss. None: only the new vectors count; if they are far from the old ones, the error of
+        these can rise by half.
     max_loss : by what fraction the error of the vectors kept may rise. inf: by anything.
     training : learning rates, epochs, max_seconds ("auto": by the number of vectors of x and keep
         together), batch_size, noise, n_validation, max_points (of each), device, bf16, seed,
         progress. Default: as of a training, with noise 0.25 against over-fitting.
 
-    Raises RuntimeError for too few vectors, for NaN and the like as `TrainingSet`, for a codec of
-    no networks, when it diverges, and for a device that torch cannot use; ValueError for another d
-    and a max_loss below 0; TypeError for what is no codec. Ctrl-C leaves nothing behind.
+    Warns (RuntimeWarning) where max_loss leaves the codec as it was. Raises RuntimeError for too
+    few vectors, for NaN and the like as `TrainingSet`, for a codec of no networks, when it
+    diverges, and for a device that torch cannot use; ValueError for another d and a max_loss below
+    0; TypeError for what is no codec or no TrainingConfig. Ctrl-C leaves nothing behind.
     """
     if not isinstance(codec, QINCoCodec):
         raise TypeError(f"codec: expected a QINCoCodec, got {type(codec)}")
     max_loss = check_number("max_loss", max_loss, 0, float("inf"))
     training = training or TUNING
+    if not isinstance(training, TrainingConfig):
+        raise TypeError(f"training: expected a TrainingConfig, got {type(training)}")
     if codec.M == 1 and codec.nlist is None:
         raise RuntimeError("codec: of one code without an IVF, it has no networks to tune")
     sets: list[TrainingSet | None] = []
@@ -188,7 +192,7 @@ def finetune(
     new, kept = sets
     assert new is not None
     budget = Budget(training.seconds(len(new) + (0 if kept is None else len(kept))))
-    from .finetune import tune
+    from .tuning import tune
 
     tuned = tune(codec, new, kept, max_loss, training, budget)
     if training.progress:

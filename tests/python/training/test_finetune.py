@@ -53,11 +53,52 @@ def test_the_new_kind_gains_and_the_old_one_keeps_its_error(codec, tuned, shifte
     assert pickle.dumps(codec) == image  # the one given is as it was
 
 
+@pytest.mark.filterwarnings("ignore:keep")
 def test_nothing_may_be_lost(codec, shifted, learn, settings):
     settings = dataclasses.replace(settings, epochs=2)
     tuned = fq.finetune(codec, shifted[:600], learn[:600], max_loss=0, training=settings)
     assert tuned.report.old_mse <= tuned.report.old_mse_before
     assert tuned.report.blend < 1
+
+
+def clusters(n, seed):
+    """Vectors about 20 centres, which the seed chooses: (n, 16) float32."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, 16))[rng.integers(0, 20, n)]
+    return (centres + 0.4 * rng.standard_normal((n, 16))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def small():
+    x = clusters(3000, 0)
+    quantizer = faiss.IndexFlatL2(16)
+    config = fq.QINCoConfig(L=1, d_h=16, A=4, B=2)
+    index = fq.IndexIVFQINCo(quantizer, 16, 4, 4, 4, config=config, training=training(epochs=1))
+    index.train(x)
+    return index.codec
+
+
+def test_what_an_index_reconstructs_serves_as_old_vectors(small):
+    """Its codes say all of it: what that has lost counts too, or no error would be small enough."""
+    old, new = clusters(3000, 0), clusters(1500, 1)
+    again = fq.finetune(small, new, small.decode(small.encode(old)), training=training(epochs=4))
+    assert again.report.blend > 0
+    assert again.report.new_mse < 0.98 * again.report.new_mse_before
+    assert mse(again, old) < 1.06 * mse(small, old)
+    np.testing.assert_allclose(again.report.old_mse_before, small.statistics.mean)
+    least = again.statistics.errors[0]  # of a reconstruction it would be nothing
+    assert least > 0.1 * small.statistics.mean
+
+
+def test_there_is_little_time_to_measure(small):
+    settings = training(max_seconds=1e-3, n_validation=400)
+    with pytest.warns(RuntimeWarning, match="max_loss=0"):
+        tuned = fq.finetune(
+            small, clusters(3000, 1), clusters(3000, 0), max_loss=0, training=settings
+        )
+    assert tuned.statistics.n == 128
+    assert tuned.report.new_mse == tuned.report.new_mse_before
+    assert fq.training.finetune is fq.finetune  # no module has taken the place of the function
 
 
 def test_without_old_vectors_and_without_lists(learn):
@@ -80,6 +121,7 @@ def test_what_cannot_be_tuned_with_is_refused(codec, learn, settings):
         (lambda: fq.finetune(codec, x[:, :9]), ValueError, "x: expected d=128"),
         (lambda: fq.finetune(codec, x, max_loss=-1), ValueError, "max_loss"),
         (lambda: fq.finetune("codec", x), TypeError, "codec"),
+        (lambda: fq.finetune(codec, x, training={}), TypeError, "training"),
     ):
         with pytest.raises(error, match=match):
             call()

@@ -10,7 +10,10 @@ al., 2021, arXiv 2109.01903). Normalisation, lists and sizes stay.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from torch import Tensor
 from ..codec.codec import QINCoCodec, TuningReport
 from ..codec.devices import check_device, resolve_device, use_bf16
 from ..codec.encoding import chunks
+from ..codec.statistics import Statistics
 from ..progress import progress_bar
 from ..threads import library_threads
 from .budget import Budget
@@ -27,32 +31,48 @@ from .data import TrainingSet
 from .descent import Descent, encoder, pace
 
 REHEARSED = 0.75  # of a batch are old vectors
-TUNING_SHARE = 0.8  # of the time; the rest is for measuring
+MEASURED_SHARE = 0.15  # of the time, for held-out vectors
+PROBE, FEWEST_HELD_OUT = 8, 64
+ENCODINGS = 8  # of those of each kind, new and old, together
+TUNING_SHARE = 0.85  # of what is then left; the rest is for measuring
 CODES_SHARE = 0.2  # for the codes of old vectors
 ENCODED = 256  # of these at a time
+RECONSTRUCTED = 0.25  # of the error of unseen vectors: those that are told better were decoded
 BLENDS = 8  # parts of the line from the first weights to the last
 RESEED = 200  # batches between two looks at unused codewords
 
 
 class Side:
-    """Vectors of one kind, old or new: those to learn from, and those that tell the error."""
+    """Vectors of one kind, old or new: those to learn from, and at most n_validation of them that
+    tell the error."""
 
     def __init__(
-        self, codec: QINCoCodec, data: TrainingSet, training: TrainingConfig, device: str
+        self, codec: QINCoCodec, data: TrainingSet, seed: int, n_validation: int, device: str
     ) -> None:
-        self.data, self.device = data, device
-        rows = np.random.default_rng(training.seed).permutation(len(data))
-        n = min(training.n_validation, max(1, len(data) // 10))
+        self.data, self.device, self.lost = data, device, 0.0
+        rows = np.random.default_rng(seed).permutation(len(data))
+        n = min(n_validation, max(1, len(data) // 10))
         self.held_out, self.rows = np.sort(rows[:n]), rows[n:]
         self.tested = data[self.held_out]
         self.codes = codec.encode(self.tested, device=device)
         self.before = self.error(codec, self.codes)
 
+    def count_lost(self, unseen: float) -> None:
+        """Where these vectors are what an index reconstructs, so that their codes say nearly all of
+        them, add to their errors what the vectors themselves had: |x - x̂'|² is about
+        |x - x̂|² + |x̂ - x̂'|². unseen: the codec's error of such vectors."""
+        if self.before < RECONSTRUCTED * unseen:
+            self.lost = unseen - self.before
+            self.before = unseen
+
+    def errors(self, codec: QINCoCodec, codes: np.ndarray) -> np.ndarray:
+        """(n,) of the held-out vectors, coded so."""
+        return np.asarray(np.square(codec.decode(codes) - self.tested).sum(1) + self.lost)
+
     def error(self, codec: QINCoCodec, codes: np.ndarray | None = None) -> float:
         """Of the held-out vectors, coded by this codec, or so already."""
         codes = codec.encode(self.tested, device=self.device) if codes is None else codes
-        errors = np.square(codec.decode(codes) - self.tested).sum(1)
-        return float(errors.mean(dtype=np.float64))
+        return float(self.errors(codec, codes).mean(dtype=np.float64))
 
 
 def tune(
@@ -68,11 +88,14 @@ def tune(
     check_device(device)
     codec = codec.with_student(None)  # a student of the first weights, which change
     with library_threads():
-        new = Side(codec, data, training, device)
-        old = None if kept is None else Side(codec, kept, training, device)
+        n = min(training.n_validation, affordable(codec, data, device, budget))
+        new = Side(codec, data, training.seed, n, device)
+        old = None if kept is None else Side(codec, kept, training.seed, n, device)
+        if old is not None and codec.statistics is not None:
+            old.count_lost(codec.statistics.mean)
         model, seen = descend(codec, new, old, training, device, budget)
     tuned = blended(codec, model, 1.0)
-    blend, old_mse, tested = BLENDS, None, new.tested
+    blend, old_mse = BLENDS, None
     if old is not None:
         limit, old_mse = (1 + max_loss) * old.before, old.error(tuned)
         if old_mse > limit:
@@ -86,11 +109,17 @@ def tune(
                     blend, tuned, old_mse = middle, trial, error
                 else:
                     high = middle
-        tested = np.concatenate((tested, old.tested))
-    tuned.statistics = tuned.measure(tested, device=device)
+        if blend == 0:
+            warnings.warn(
+                f"keep: no step towards the new vectors leaves the error of these, "
+                f"{old.before:.5g}, within max_loss={max_loss:g}: the codec is as it was",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+    tuned.statistics, new_mse = measured(tuned, [new] if old is None else [new, old], device)
     tuned.report = TuningReport(
         new_mse_before=new.before,
-        new_mse=new.error(tuned),
+        new_mse=new_mse,
         old_mse_before=None if old is None else old.before,
         old_mse=old_mse,
         old_codes_mse=None if old is None else old.error(tuned, old.codes),
@@ -99,6 +128,26 @@ def tune(
         vectors_seen=seen,
     )
     return tuned
+
+
+def affordable(codec: QINCoCodec, data: TrainingSet, device: str, budget: Budget) -> int:
+    """How many vectors of each kind there is time to measure with."""
+    if budget.left() == math.inf:
+        return len(data)
+    for _ in range(2):  # the first time takes longer
+        began = time.monotonic()
+        codec.encode(data[:PROBE], device=device)
+        each = (time.monotonic() - began) / PROBE
+    return max(FEWEST_HELD_OUT, int(MEASURED_SHARE * budget.left() / (ENCODINGS * each)))
+
+
+def measured(codec: QINCoCodec, sides: Sequence[Side], device: str) -> tuple[Statistics, float]:
+    """What the codec makes of the held-out vectors of all sides; the error of the first one's."""
+    codes = [codec.encode(side.tested, device=device) for side in sides]
+    errors = [side.errors(codec, c) for side, c in zip(sides, codes, strict=True)]
+    lists, known = codec.split(np.concatenate(codes))
+    statistics = Statistics.of(np.concatenate(errors), known, codec.K, lists, codec.nlist)
+    return statistics, float(errors[0].mean(dtype=np.float64))
 
 
 def descend(
