@@ -153,11 +153,12 @@ def finetune(
     codec : the codec to start from.
     x : (n, d) of any real dtype, a mapped file too, n >= 100: vectors of the new kind.
     keep : (m, d), m >= 100: vectors of the old kind, as many as x or more; where they are
-        not there any more, what an index reconstructs of them: the codec's statistics then tell
-        what that has lost. Learnt from beside the new ones; some, held out, hold the codec to
-        max_loss. None: only the new vectors count; if they are far from the old ones, the error of
-        these can rise by half.
-    max_loss : by what fraction the error of the vectors kept may rise. inf: by anything.
+        not there any more, what an index reconstructs of them. Learnt from beside the new ones;
+        some, held out, hold the codec to max_loss: best such as it was not trained on. With those
+        that it was, or that are reconstructed, the codec's statistics help to tell the error of
+        unseen ones. None: only the new vectors count; if they are far from the old ones, the error
+        of these can rise by half.
+    max_loss : by what fraction the error of unseen old vectors may rise. inf: by anything.
     training : learning rates, epochs, max_seconds ("auto": by the number of vectors of x and keep
         together), batch_size, noise, n_validation, max_points (of each), device, bf16, seed,
         progress. Default: as of a training, with noise 0.25 against over-fitting.
