@@ -19,11 +19,13 @@ from ..codec.codec import QINCoCodec
 from ..engine import Engine
 from ..errors import ArgumentError
 from ..params import DEFAULT_K_FACTOR, DEFAULT_NSHORT, SearchParametersIVFQINCo
+from ..pre_transform import IndexPreTransform
 from ..progress import progress_bar
 from ..ranking.early_exit import LOSS
 from ..threads import get_num_threads, library_threads
 from ..training.budget import Budget
 from ..training.start import FEW, FEWEST, residual_codebooks, residual_quantizer
+from ..transform_file import kind_of
 
 SAMPLE = 10_000  # vectors whose errors are measured
 RQ_POINTS = 100  # other vectors for each codeword, that RQ is trained with, at most
@@ -229,7 +231,8 @@ def inspect(
 
     Parameters
     ----------
-    target : a QINCoCodec, or a trained IndexIVFQINCo or IndexQINCo, which stays as it is.
+    target : a QINCoCodec, or a trained IndexIVFQINCo, IndexQINCo or IndexPreTransform around one,
+        which stays as it is. Behind transforms, all figures are of what these make of vectors.
     vectors : (n, d), any real dtype, best ones that nothing was trained with: errors are measured
         on `sample` of them, at most half, and a residual quantizer is trained on some of the
         others. Only their shape is read, and the rows that are used: a mapped file stays on disk.
@@ -243,7 +246,10 @@ def inspect(
     target, RuntimeError where it is not trained, or where none of the sampled vectors can be
     encoded.
     """
-    engine = None
+    engine, transforms = None, target if isinstance(target, IndexPreTransform) else None
+    if transforms is not None:
+        transforms._check_trained()
+        target = transforms.index
     if not isinstance(target, QINCoCodec):
         if not hasattr(target, "is_trained") or not hasattr(target, "codec"):
             raise TypeError(
@@ -251,11 +257,12 @@ def inspect(
             )
         engine = target._check_trained()
     codec = target if engine is None else engine.codec
+    d = codec.d if transforms is None else transforms.d
     for name, x in (("vectors", vectors), ("queries", queries)):
-        if x is not None and (len(x.shape) != 2 or x.shape[1] != codec.d or not x.shape[0]):
-            raise ArgumentError(
-                f"{name}: expected shape (1 or more, {codec.d}), got {tuple(x.shape)}"
-            )
+        if x is not None and (len(x.shape) != 2 or x.shape[1] != d or not x.shape[0]):
+            raise ArgumentError(f"{name}: expected shape (1 or more, {d}), got {tuple(x.shape)}")
+    if transforms is not None:
+        vectors, queries = (None if x is None else transforms._view(x) for x in (vectors, queries))
     if sample < 1:
         raise ArgumentError(f"sample: expected at least 1, got {sample}")
     rng = np.random.default_rng(seed)
@@ -297,6 +304,9 @@ def inspect(
             elif spare is not None:
                 spare, found.queries_held_out = spare[:QUERIES], True
             _search(found, target, engine, spare, nprobe, progress)
+    if transforms is not None:
+        chain = [f"{kind_of(t)} {t.d_in} -> {t.d_out}" for t in transforms.chain]
+        found.about = {"transforms": ", ".join(chain) or "none"} | found.about
     found.warnings = _warnings(found, target, engine)
     return found
 

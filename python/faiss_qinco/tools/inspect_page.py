@@ -60,7 +60,8 @@ def write_page(found: Inspection, folder: str | os.PathLike[str], name: str) -> 
             with replacing(folder / file) as out:
                 out.write(buffer.getvalue())
     with replacing(folder / PAGE) as out:
-        out.write(_html(found, name, sections, pictures).encode())
+        # A file's name need not be UTF-8.
+        out.write(_html(found, name, sections, pictures).encode(errors="replace"))
     return folder / PAGE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 
 import faiss
@@ -105,6 +106,24 @@ def test_the_page_holds_its_pictures_and_no_foreign_markup(found, tmp_path):
     assert len(inside) == len(pictures) >= 8
     assert {base64.b64decode(text) for text in inside} == set(pictures.values())
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+
+
+def test_behind_transforms_figures_are_of_what_they_make_of_vectors(learn, tmp_path):
+    index = fq.index_factory(128, "PCA8,IVF4,QINCo2x4")
+    index.training = fq.TrainingConfig(epochs=1, max_seconds=None, progress=False)
+    with pytest.raises(RuntimeError, match="not trained"):
+        inspect(index)
+    index.train(learn[:800])
+    index.add(learn[:800])
+    seen = inspect(index, learn[800:1200], learn[1200:1210], sample=100)
+    assert seen.about["transforms"] == "PCAMatrix 128 -> 8"
+    x = index.apply_chain(learn[800:1200][seen.worst.rows])
+    np.testing.assert_allclose(seen.worst.x, x, rtol=1e-5, atol=1e-2)
+    assert seen.searches.n_queries == 10
+    with pytest.raises(ValueError, match="128"):
+        inspect(index, learn[:, :8])
+    page = write_page(inspect(index.codec), tmp_path, os.fsdecode(b"x\xff.fqi"))
+    assert "x?.fqi" in page.read_text()
 
 
 def test_what_cannot_be_inspected_is_refused(filled_image, trained, base):
