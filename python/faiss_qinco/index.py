@@ -354,7 +354,7 @@ class _QINCoIndex:
         kind; with fewer, only a gross one is beyond what sampling alone gives.
 
         Raises RuntimeError if untrained, for a codec without statistics (of a file of an earlier
-        version, or published) and where none of the vectors can be stored; ValueError for no
+        version, published or cut) and where none of the vectors can be stored; ValueError for no
         vectors, and (also an AssertionError) for a wrong dimension.
         """
         engine = self._check_trained()
@@ -362,8 +362,9 @@ class _QINCoIndex:
         codec, reference = engine.codec, engine.codec.statistics
         if reference is None:
             raise RuntimeError(
-                "drift: the codec has no statistics of its training, being of an earlier version "
-                "or published; train_from_codec(x, codec) of a new index takes them of its x"
+                "drift: the codec has no statistics of its training, being of an earlier version, "
+                "published or cut (truncate); train_from_codec(x, codec) of a new index takes them "
+                "of its x"
             )
         if (n := x.shape[0]) == 0:
             raise ValueError("x: expected some vectors, got none")
@@ -384,7 +385,7 @@ class _QINCoIndex:
         found_all = Statistics.of(
             np.concatenate(errors), np.concatenate(codes), codec.K, of_lists, codec.nlist
         )
-        return drift(reference, found_all, len(chosen) - usable)
+        return drift(reference, found_all, len(chosen) - usable, codec.rounding)
 
     def _start_training(self, x: np.ndarray, d: int) -> tuple[Budget, TrainingSet]:
         """The time, and the vectors to use of x (n, d): d is another than the index's where they

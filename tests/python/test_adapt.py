@@ -202,6 +202,17 @@ def test_drift(images, learn, base, ivf, tmp_path):
         index.drift(bad[:, :5])
 
 
+def test_drift_from_vectors_without_an_error():
+    """Rounding is none."""
+    x = np.full((300, 8), 3.7, np.float32)
+    index = fq.IndexQINCo(8, 2, 4, faiss.METRIC_L2, SMALL, training(epochs=1))
+    index.train(x)
+    assert index.codec.statistics.mean < index.codec.rounding
+    assert not index.drift(x[:5] * np.float32(1 + 2e-7)).alarm
+    found = index.drift(x + 1e-3)
+    assert found.alarm and len(repr(found)) < 200
+
+
 def test_codecs_without_statistics(images, learn):
     codec = pickle.loads(pickle.dumps(restored(images[True]).codec))
     codec.statistics = None
@@ -209,6 +220,8 @@ def test_codecs_without_statistics(images, learn):
     index._engine.codec.statistics = None
     with pytest.raises(RuntimeError, match="no statistics"):
         index.drift(learn)
+    with pytest.raises(RuntimeError, match="cut"):
+        fq.deserialize_index(images[True]).truncate(1).drift(learn)
     index = fq.IndexIVFQINCo(faiss.IndexFlatL2(128), 128, 4, 2, 4, training=training())
     index.train_from_codec(learn[:1500], codec)
     assert codec.statistics is None  # the one given is as it was

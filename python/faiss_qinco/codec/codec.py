@@ -315,6 +315,12 @@ class QINCoCodec:
         the codes of a list add to. With inner product, the mean of the list's training vectors."""
         return np.asarray(self.tensors["base"] * np.float32(self.std) + self.mean)
 
+    @property
+    def rounding(self) -> float:
+        """A squared error |x̂ - x|² that float32 alone can make, of a vector as long as most."""
+        square = float(np.square(self.mean, dtype=np.float64).sum()) + self.d * self.std**2
+        return square * (4 * float(FLOAT.eps)) ** 2
+
     def centroids(self) -> np.ndarray:
         """Those of the quantizer, by which lists are chosen, (nlist, d) float32; without an IVF the
         starting vectors, (K, d)."""

@@ -135,20 +135,22 @@ class Drift:
         )
 
 
-def drift(reference: Statistics, found: Statistics, unusable: int = 0) -> Drift:
-    """How far what was `found` is from the reference."""
+def drift(
+    reference: Statistics, found: Statistics, unusable: int = 0, rounding: float = 0.0
+) -> Drift:
+    """How far what was `found` is from the reference. rounding: squared errors so large are none,
+    in float32: those of vectors that a codec tells exactly."""
     noise = np.sqrt(found.variance / found.n + reference.variance / reference.n)
     noise = max(noise, np.sqrt(reference.variance * (1 / found.n + 1 / reference.n)))
-    limit = (ERROR_RATIO - 1) * reference.mean + SIGMAS * noise
+    limit = (ERROR_RATIO - 1) * reference.mean + SIGMAS * noise + rounding
     excess = abs(found.mean - reference.mean)
-    parts = {"error": excess / limit if limit > 0 else float(excess > 0) * np.inf}
+    parts = {"error": float(excess / limit) if limit > 0 else np.inf if excess > 0 else 0.0}
     moved = [divergence(a, b) for a, b in zip(reference.codewords, found.codewords, strict=True)]
     step = max(range(len(moved)), key=lambda m: moved[m][1])
     parts["codewords"] = moved[step][1]
     lists = 0.0
     if reference.lists is not None and found.lists is not None:
         lists, parts["lists"] = divergence(reference.lists, found.lists)
-    parts = {name: float(np.nan_to_num(value)) for name, value in parts.items()}
     score = max(parts.values())
     return Drift(
         score, score > 1.0 or unusable > 0, found.n, unusable, found.mean, reference.mean,
