@@ -55,6 +55,8 @@ class TuningReport:
     beam of the config, of vectors held out; those of old vectors None where there were none.
 
     new_mse_before, new_mse, old_mse_before, old_mse : of new and old vectors, before and after.
+        Where the codec knew those kept better than unseen ones, having learnt from them, or
+        because they were reconstructed: an estimate for unseen ones.
     old_codes_mse : of old vectors as the codec decodes the codes that they had before.
     blend : how far the weights went towards those of the last batch, 0.0 to 1.0: less than 1.0
         where the old vectors' error asked for it.
