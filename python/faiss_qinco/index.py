@@ -37,7 +37,7 @@ from .params import Resolved, resolve_params
 from .ranking.fitting import fit
 from .reencode import reencoded
 from .threads import get_num_threads
-from .training import check_checkpoint, plan, remove_checkpoint, train_codec
+from .training import check_files, plan, remove_checkpoint, train_codec
 from .training.budget import Budget
 from .training.config import TrainingConfig
 from .training.data import TrainingSet
@@ -395,7 +395,7 @@ class _QINCoIndex:
                 f"train: the index holds {self.ntotal} vectors in the code that it has; reset() "
                 "it first"
             )
-        check_checkpoint(self.training)
+        check_files(self.training)
         data = self._training_set(x, d)
         return Budget(self.training.seconds(len(data))), data
 

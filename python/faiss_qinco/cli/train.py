@@ -15,7 +15,7 @@ from ..training.config import TrainingConfig
 
 EXAMPLE = "faiss-qinco train --learn learn.fvecs --out trained.fqi IVF1024,QINCo8x8 --seconds 600"
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
-TRAINING = ("max_seconds", "epochs", "max_points", "checkpoint", "seed", "device")
+TRAINING = ("max_seconds", "epochs", "max_points", "checkpoint", "log", "seed", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", metavar="FILE",
         help="written as training goes on, and where the same command goes on after an end",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log", metavar="PATH",
+        help="of the errors as training goes on: a .csv file, or a folder for TensorBoard",
     )  # fmt: skip
     parser.add_argument("--seed", type=number(int, above=False), metavar="N", help="default: 0")
     parser.add_argument("--device", help="auto, cpu, cuda or a torch device (default: auto)")

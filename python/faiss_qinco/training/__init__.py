@@ -2,7 +2,7 @@
 
 In the order of a training: `config` (settings), `budget` (time), `plan` (what it will take), `data`
 (the vectors), `loop` (the walk: `start` from residual quantization, then `descent` batch after
-batch, saved by `checkpoint`), `student`; `tuning` for a codec that there is.
+batch, saved by `checkpoint`, shown by `log`), `student`; `tuning` for a codec that there is.
 
 Importing this package does not import torch; what trains does.
 """
@@ -21,12 +21,23 @@ from .budget import CODEC_SHARE, STUDENT_SHARE, Budget
 from .checkpoint import check_checkpoint, remove_checkpoint
 from .config import TrainingConfig, check_number
 from .data import TrainingSet
+from .log import check_log
 from .plan import Plan, plan
 
 __all__ = [
-    "Budget", "Plan", "TrainingConfig", "TrainingSet", "check_checkpoint", "distill", "finetune",
+    "Budget", "Plan", "TrainingConfig", "TrainingSet", "check_files", "distill", "finetune",
     "plan", "remove_checkpoint", "train_codec",
 ]  # fmt: skip
+
+
+def check_files(training: TrainingConfig) -> None:
+    """Whether checkpoint and log can be written, before anything is trained.
+
+    Raises OSError where not, ValueError for a path that is no file, or no log; ImportError where
+    TensorBoard is missing.
+    """
+    check_checkpoint(training)
+    check_log(training.log)
 
 
 def train_codec(
@@ -58,10 +69,11 @@ def train_codec(
     Warns (RuntimeWarning) where the codec's error on held-out vectors is not below that of residual
     quantization. Raises RuntimeError when there are fewer vectors than codewords, when the error
     diverges, for a device that torch cannot use and a checkpoint that is damaged or of another
-    training; as `TrainingSet` for x; ValueError for a list_no that does not fit; OSError where the
-    checkpoint cannot be written.
+    training; as `TrainingSet` for x; ValueError for a list_no that does not fit; as `check_files`
+    where checkpoint or log cannot be written.
     """
     training, started = training or TrainingConfig(), Budget()
+    check_files(training)
     if isinstance(x, TrainingSet):
         data = x
     else:

@@ -7,6 +7,7 @@ import os
 import zlib
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from ..storage.container import read_tensors, reading, replacing, write_tensors
 from .config import TrainingConfig
 from .data import TrainingSet
 
-FREE = ("checkpoint", "progress", "device", "max_seconds", "patience", "student")  # to change
+FREE = (  # to change
+    "checkpoint", "progress", "log", "device", "max_seconds", "patience", "student",
+)  # fmt: skip
 
 
 def check_checkpoint(training: TrainingConfig) -> None:
@@ -25,11 +28,14 @@ def check_checkpoint(training: TrainingConfig) -> None:
     Raises OSError for a folder that is missing (also a RuntimeError) or not writable, ValueError
     for a path that is no file.
     """
-    path = training.checkpoint
-    if path is None:
-        return
-    with suppress(_Undone), replacing(path):
-        raise _Undone  # leaves what is there as it is
+    if training.checkpoint is not None:
+        check_writable(training.checkpoint)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Whether a file can be written there; what is there stays. Raises as `check_checkpoint`."""
+    with suppress(_Undone), replacing(Path(path)):
+        raise _Undone
 
 
 class _Undone(Exception):

@@ -103,6 +103,7 @@ class Descent:
             group["initial_lr"] = group["lr"]
         n_codewords = len(model.steps[0].codebook) if len(model.steps) else 0
         self.used = torch.zeros(len(model.steps), n_codewords)
+        self.losses, self.n_losses, self.factor = torch.zeros((), device=device), 0, 0.0
 
     def _groups(self) -> list[dict[str, float]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -130,16 +131,24 @@ class Descent:
     def step(self, loss: Tensor, t: float) -> None:
         """One step. Learning rates by the position t in the schedule: a linear ramp, then half a
         cosine to zero."""
+        self.losses, self.n_losses = self.losses + loss.detach(), self.n_losses + 1
         self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_value_(self.model.parameters(), self.training.clip_value)
         warmup = self.training.warmup
         ramp = min(1.0, (t + 0.002) / warmup) if warmup > 0 else 1.0
-        factor = ramp * 0.5 * (1 + math.cos(math.pi * t))
+        self.factor = ramp * 0.5 * (1 + math.cos(math.pi * t))
         for group in self._groups():
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group["initial_lr"] * self.factor
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def since(self) -> tuple[float, float]:
+        """The mean loss of the steps since the last call, NaN without any, and the factor of the
+        learning rates in the last of them."""
+        loss = float(self.losses) / self.n_losses if self.n_losses else math.nan
+        self.losses, self.n_losses = torch.zeros_like(self.losses), 0
+        return loss, self.factor
 
     @torch.no_grad()
     def reseed(self, rng: np.random.Generator) -> None:

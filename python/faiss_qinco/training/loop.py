@@ -30,6 +30,7 @@ from .budget import Budget
 from .config import TrainingConfig
 from .data import TrainingSet
 from .descent import Descent, Encoder, encoder, pace
+from .log import COLUMNS, Log, open_log
 from .start import FEWEST, POINTS_PER_CODEWORD, residual_codebooks, rq_errors
 
 START_SHARE = 0.4  # of the time, for residual quantization
@@ -57,12 +58,14 @@ def train_model(
         raise RuntimeError(f"training: {len(data)} vectors are too few for K={K}")
     device = resolve_device(training.device)
     check_device(device)
-    checkpoint.check_checkpoint(training)
     with library_threads():
         run = Run(data, M, nbits, config, training, centroids, metric, budget, device)
-        run.begin()
-        run.descend()
-        return run.finish()
+        try:
+            run.begin()
+            run.descend()
+            return run.finish()
+        finally:
+            run.log.close()
 
 
 class Run:
@@ -101,6 +104,7 @@ class Run:
         )
         self.paces: list[float] = []
         self.step = 0
+        self.log = Log()
         self.rq_mse = math.nan
         self.best = (math.inf, 0)  # error, number of the validation
         self.best_state: dict[str, Tensor] = {}
@@ -121,6 +125,7 @@ class Run:
             past = 0.0
         if self.report is not None:
             return
+        self.log = open_log(self.training.log, self.history[-1][1] if self.history else -1)
         reserved = self.seconds_to_finish()
         self.clock = Budget(max(0.0, self.budget.left() - reserved) + past)
         self.clock.charge(past)
@@ -237,6 +242,9 @@ class Run:
         if not math.isfinite(mse):
             raise RuntimeError("training diverged: the validation error is not finite; lower lr")
         self.history.append((self.budget.spent, self.step * self.training.batch_size, mse))
+        loss, factor = self.descent.since()
+        row = (*self.history[-1], self.rq_mse, loss, factor)
+        self.log.add(dict(zip(COLUMNS, row, strict=True)))
         if mse < self.best[0]:
             self.best = (mse, len(self.history) - 1)
             self.best_state = {k: v.clone() for k, v in self.model.state_dict().items()}

@@ -162,7 +162,8 @@ def test_through_a_transform(monkeypatch):
      ({"lr": math.nan}, ValueError), ({"muon_lr": math.inf}, ValueError),
      ({"lr": True}, TypeError), ({"weight_decay": -0.1}, ValueError),
      ({"clip_value": -1}, ValueError), ({"clip_value": 0}, ValueError),
-     ({"device": 0}, TypeError), ({"checkpoint": 3}, TypeError), ({"progress": "no"}, TypeError),
+     ({"device": 0}, TypeError), ({"checkpoint": 3}, TypeError), ({"log": 3}, TypeError),
+     ({"progress": "no"}, TypeError),
      ({"student": 1}, TypeError), ({"bf16": "yes"}, TypeError), ({"patience": 0}, ValueError)],
     ids=str,
 )  # fmt: skip
