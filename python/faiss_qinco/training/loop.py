@@ -206,10 +206,10 @@ class Run:
 
     def train_batch(self, rows: np.ndarray, t: float) -> None:
         x, lists = self.batch(np.sort(rows))
-        if self.training.noise > 0:
+        if (scale := self.training.noise_of(len(self.data))) > 0:
             rng = np.random.default_rng((self.training.seed, self.step, 2))
             noise = rng.standard_normal(x.shape, dtype=np.float32)
-            x = x + self.training.noise * torch.from_numpy(noise).to(x)
+            x = x + scale * torch.from_numpy(noise).to(x)
         codes = self.encoder(training=True)(x, lists)
         self.descent.step(self.descent.loss(x, codes), t)
         self.descent.count(codes)
