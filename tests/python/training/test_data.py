@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
+import re
 import time
 
 import numpy as np
 import pytest
 
 from faiss_qinco.training import Budget, TrainingConfig, TrainingSet, plan
+from faiss_qinco.training.plan import expected_errors
 
 
 @pytest.fixture
@@ -123,12 +126,46 @@ def test_a_plan_says_what_is_asked_for():
     short = plan(128, 100_000, 8, 8, 1024, "S", TrainingConfig(max_points=50_000))
     text = str(short)
     for part in ("size S", "50,000 vectors of 100,000", "at most 5 minutes", "MB", "of 60 epochs",
-                 "More time"):  # fmt: skip
+                 "twice the time", "ten times the vectors"):  # fmt: skip
         assert part in text
     assert 0 < short.affordable_epochs < 60
     assert "all 2 epochs" in str(plan(16, 2000, 4, 8, None, "XS", TrainingConfig(epochs=2)))
     larger = plan(128, 100_000, 16, 8, 1024, "S", TrainingConfig())
     assert larger.memory > short.memory and larger.epoch_seconds > short.epoch_seconds
+
+
+def test_what_more_would_give():
+    """Rough by nature: more never hurts, what is repeated counts for less, nothing is free."""
+    sift, text = expected_errors(595_968, 300_000, 256)
+    assert abs(sift - 0.540) < 0.01
+    assert all(
+        abs(expected_errors(seen, 30_000, 256)[1] - measured) < 0.01
+        for seen, measured in ((112_640, 0.884), (281_600, 0.844), (985_600, 0.825))
+    )
+    for n in (1, 1000, 10**6, 10**9):
+        errors = np.array([expected_errors(n * epochs, n, 256) for epochs in (0, 1, 9, 99, 999)])
+        assert (np.diff(errors, axis=0) < 0).all() and (errors[0] == 1).all() and errors.min() > 0.3
+        assert (np.array(expected_errors(9 * n, n, 4096)) > errors[2]).all()  # more codewords
+        assert (np.array(expected_errors(9 * n, 10 * n, 256)) < errors[2]).all()  # more vectors
+
+
+@pytest.mark.parametrize("seconds", ["auto", 5, 10**6, None])
+def test_plans_of_any_size(seconds):
+    training = TrainingConfig(max_seconds=seconds, device="cpu")
+    for d, M, n, nbits in itertools.product((1, 16, 384, 4096), (1, 8, 64), (300, 10**8), (4, 8)):
+        found = plan(d, n, M, nbits, None if d == 16 else 1000, "auto", training)
+        now, *more = found.errors.values()
+        assert len(more) == 2 and all(0.3 < e <= 1 for e in now)
+        assert all(b <= a for errors in more for a, b in zip(now, errors, strict=True))
+        assert 0 < found.affordable_epochs <= 60 and 0 < found.memory < 1e11
+        assert not re.search(r"inf|nan|e[+-]\d", str(found)), str(found)
+    assert not plan(128, 1000, 8, 8, None, "auto", TrainingConfig(device="cuda")).errors
+
+
+def test_noise_where_vectors_are_few():
+    auto = TrainingConfig()
+    assert [auto.noise_of(n) for n in (100, 19_999, 20_000, 10**9)] == [0.25, 0.25, 0, 0]
+    assert [TrainingConfig(noise=v).noise_of(100) for v in (0, 0.1)] == [0, 0.1]
 
 
 def test_through_a_transform(monkeypatch):
