@@ -14,6 +14,7 @@ from .codec.codec import QINCoCodec
 from .progress import progress_bar
 from .threads import get_num_threads, library_threads
 from .training.data import TrainingSet
+from .training.processes import from_first
 
 BLOCK = 1 << 16  # training vectors assigned at a time
 
@@ -80,7 +81,9 @@ class Quantizer:
         """
         if not (self.index.is_trained and self.index.ntotal == self.nlist):
             centroids = (
-                self._cluster(data, progress, verbose) if codec is None else codec.centroids()
+                from_first(lambda: self._cluster(data, progress, verbose))
+                if codec is None
+                else codec.centroids()
             )
             with library_threads(torch_too=False):
                 self.index.reset()

@@ -41,6 +41,7 @@ from .training import check_files, plan, remove_checkpoint, train_codec
 from .training.budget import Budget
 from .training.config import TrainingConfig
 from .training.data import TrainingSet
+from .training.processes import from_first, is_first
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -262,7 +263,7 @@ class _QINCoIndex:
         self._train(*self._start_training(x, self.d))
 
     def _train(self, budget: Budget, data: TrainingSet) -> None:
-        progress = self.training.progress
+        progress = self.training.progress and is_first()
         if progress:
             expected = plan(
                 self.d, len(data), self.M, self.nbits, self._coarse.nlist, self._config,
@@ -430,9 +431,11 @@ class _QINCoIndex:
     ) -> Engine:
         """The engine of a codec: tables, a student and early exit fitted to training vectors."""
         bases = residual_bases(codec, centroids)
-        codec, additive, checkpoints = fit(
-            codec, data, bases, list_no, self.metric_type, self.training, self.length_correction,
-            budget,
+        codec, additive, checkpoints = from_first(
+            lambda: fit(
+                codec, data, bases, list_no, self.metric_type, self.training,
+                self.length_correction, budget,
+            )
         )  # fmt: skip
         if centroids is None:
             centroids = bases

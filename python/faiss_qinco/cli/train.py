@@ -12,6 +12,7 @@ from ..factory import index_factory
 from ..index_file import write_index
 from ..tools.options import add_files, add_threads, check_out, number, read_all, use_threads
 from ..training.config import TrainingConfig
+from ..training.processes import is_first
 
 EXAMPLE = "faiss-qinco train --learn learn.fvecs --out trained.fqi IVF1024,QINCo8x8 --seconds 600"
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
@@ -58,5 +59,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     index.train(x)
     seconds = time.perf_counter() - start
+    if not is_first():  # of several processes
+        return
     write_index(index, args.out)
     print(f"{args.out}: {args.factory}, d {index.d}, trained on {len(x)} vectors, {seconds:.0f} s")

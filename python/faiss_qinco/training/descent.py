@@ -19,6 +19,7 @@ from ..codec.weights import pack_weights, with_prefix
 from ..threads import get_num_threads
 from .config import TrainingConfig
 from .muon import Muon
+from .processes import add_up
 
 Encoder = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -77,9 +78,12 @@ class Descent:
         device: str,
         dtype: torch.dtype,
         paces: Sequence[float],
+        together: bool = False,
     ) -> None:
-        """paces: of each step, see `pace`."""
+        """paces: of each step, see `pace`. together: with other processes, if there are any, each
+        of which has a share of every batch."""
         self.model, self.training, self.dtype = model, training, dtype
+        self.together = together
         self.autocast = device != "cpu" and dtype != torch.float32
         matrices: dict[float, list[nn.Parameter]] = {}
         others: dict[float, list[nn.Parameter]] = {}
@@ -130,10 +134,13 @@ class Descent:
 
     def step(self, loss: Tensor, t: float) -> None:
         """One step. Learning rates by the position t in the schedule: a linear ramp, then half a
-        cosine to zero."""
-        self.losses, self.n_losses = self.losses + loss.detach(), self.n_losses + 1
+        cosine to zero. loss: of this process's share of the batch, times what fraction that is."""
         self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        loss = loss.detach()
+        if self.together:
+            add_up([loss, *(p.grad for p in self.model.parameters() if p.grad is not None)])
+        self.losses, self.n_losses = self.losses + loss, self.n_losses + 1
         torch.nn.utils.clip_grad_value_(self.model.parameters(), self.training.clip_value)
         warmup = self.training.warmup
         ramp = min(1.0, (t + 0.002) / warmup) if warmup > 0 else 1.0
@@ -153,6 +160,10 @@ class Descent:
     @torch.no_grad()
     def reseed(self, rng: np.random.Generator) -> None:
         """Unused codewords become noisy copies of often used ones."""
+        if self.together:
+            counts = self.used.to(self.losses.device)
+            add_up([counts])
+            self.used = counts.cpu()
         for m, step in enumerate(self.model.steps):
             used = self.used[m].numpy()
             dead = np.flatnonzero(used == 0)

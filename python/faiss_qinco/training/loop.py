@@ -2,6 +2,9 @@
 
 Start from residual quantization, then repeat: encode a batch with the model as it is, without
 gradient; decode it; descend on the error of every step. Nothing here knows of an index.
+
+Of several processes (`processes`) the first decides: it has the clock, the validations and the
+checkpoint; the others follow with their shares of its batches.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +35,7 @@ from .config import TrainingConfig
 from .data import TrainingSet
 from .descent import Descent, Encoder, encoder, pace
 from .log import COLUMNS, Log, open_log
+from .processes import from_first, is_first, local_device, number_of_first, share
 from .start import FEWEST, POINTS_PER_CODEWORD, residual_codebooks, rq_errors
 
 START_SHARE = 0.4  # of the time, for residual quantization
@@ -56,14 +61,14 @@ def train_model(
     K = 1 << nbits
     if len(data) + len(data.left_out) < K:
         raise RuntimeError(f"training: {len(data)} vectors are too few for K={K}")
-    device = resolve_device(training.device)
+    device = local_device(resolve_device(training.device))
     check_device(device)
     with library_threads():
         run = Run(data, M, nbits, config, training, centroids, metric, budget, device)
         try:
             run.begin()
             run.descend()
-            return run.finish()
+            return from_first(run.finish)
         finally:
             run.log.close()
 
@@ -83,6 +88,9 @@ class Run:
         budget: Budget,
         device: str,
     ) -> None:
+        self.first = is_first()
+        if not self.first:
+            training = replace(training, progress=False, checkpoint=None)
         self.data, self.M, self.nbits, self.K = data, M, nbits, 1 << nbits
         self.config, self.training, self.metric = config, training, metric
         self.budget, self.device = budget, device
@@ -118,13 +126,27 @@ class Run:
     # -- the beginning ------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """From the checkpoint, or from residual quantization."""
+        """From the checkpoint, or from residual quantization; after the first process from what
+        it has."""
+        found = from_first(self.begin_first)
+        if self.first:
+            return
+        if found["fingerprint"] != self.fingerprint:
+            raise RuntimeError("training: the processes have different data or settings")
+        self.report, self.step, self.paces = found["report"], found["step"], found["paces"]
+        if self.report is None:
+            self.descent = self.new_descent()
+            self.descent.restore(found["descent"])
+            self.descent.used.zero_()  # are counted once
+
+    def begin_first(self) -> dict[str, Any]:
         past = self.resume()
         if past is None:
             self.start_from_rq()
             past = 0.0
+        state = {"fingerprint": self.fingerprint, "report": self.report}
         if self.report is not None:
-            return
+            return state | {"step": self.step, "paces": self.paces}
         self.log = open_log(self.training.log, self.history[-1][1] if self.history else -1)
         reserved = self.seconds_to_finish()
         self.clock = Budget(max(0.0, self.budget.left() - reserved) + past)
@@ -132,6 +154,8 @@ class Run:
         if not self.history:
             self.validate()
             self.save()
+        tensors = {k: v.cpu() for k, v in self.descent.state().items()}
+        return state | {"step": self.step, "paces": self.paces, "descent": tensors}
 
     def start_from_rq(self) -> None:
         rows = np.sort(self.rows[: POINTS_PER_CODEWORD * self.K])
@@ -154,7 +178,7 @@ class Run:
         self.rq_mse = float(errors.mean(dtype=np.float64)) * self.std**2
 
     def new_descent(self) -> Descent:
-        return Descent(self.model, self.training, self.device, self.dtype, self.paces)
+        return Descent(self.model, self.training, self.device, self.dtype, self.paces, True)
 
     def residual(self, rows: np.ndarray) -> np.ndarray:
         """What the codes have to say of vectors, (n, d) float32: with an IVF, beyond the list."""
@@ -174,13 +198,13 @@ class Run:
         """Batch after batch, until the epochs or the time are over."""
         if self.report is not None:
             return
-        by_time = self.clock.seconds < math.inf
+        by_time = self.first and self.clock.seconds < math.inf
         total, unit = (PERCENT, "%") if by_time else (self.total, "batch")
         saved = time.monotonic()
         order = np.empty(0, np.int64)
         size = self.training.batch_size
         with progress_bar("training", total, unit, self.training.progress) as bar:
-            while (t := self.clock.position(self.step / self.total)) < 1.0:
+            while (t := number_of_first(self.position(), self.device)) < 1.0:
                 epoch, i = divmod(self.step, self.per_epoch)
                 if i == 0 or len(order) == 0:
                     rng = np.random.default_rng((self.training.seed, epoch))
@@ -191,27 +215,34 @@ class Run:
                 due = self.step % self.interval == 0
                 if due:
                     self.descent.reseed(np.random.default_rng((self.training.seed, self.step, 1)))
-                if due and self.can_validate():
+                if due and self.first and self.can_validate():
                     self.validate()
                     bar.say(mse=f"{self.history[-1][2]:.5g}", rq=f"{self.rq_mse:.5g}")
                 if due or time.monotonic() - saved > SAVE_SECONDS:
                     self.save()
                     saved = time.monotonic()
-                patience = self.training.patience
-                if patience is not None and len(self.history) - 1 - self.best[1] >= patience:
-                    break
             bar.to(total)
-        if self.history[-1][1] != self.step * size:
+        if self.first and self.history[-1][1] != self.step * size:
             self.validate()
 
+    def position(self) -> float:
+        """Where the schedule is, 0.0 to 1.0; of the first process, which decides."""
+        if not self.first:
+            return 0.0
+        patience = self.training.patience
+        if patience is not None and len(self.history) - 1 - self.best[1] >= patience:
+            return 1.0
+        return self.clock.position(self.step / self.total)
+
     def train_batch(self, rows: np.ndarray, t: float) -> None:
-        x, lists = self.batch(np.sort(rows))
+        part, fraction = share(len(rows))
+        x, lists = self.batch(np.sort(rows)[part])
         if (scale := self.training.noise_of(len(self.data))) > 0:
             rng = np.random.default_rng((self.training.seed, self.step, 2))
-            noise = rng.standard_normal(x.shape, dtype=np.float32)
-            x = x + scale * torch.from_numpy(noise).to(x)
+            noise = rng.standard_normal((len(rows), self.data.d), dtype=np.float32)
+            x = x + scale * torch.from_numpy(noise[part]).to(x)
         codes = self.encoder(training=True)(x, lists)
-        self.descent.step(self.descent.loss(x, codes), t)
+        self.descent.step(self.descent.loss(x, codes) * fraction, t)
         self.descent.count(codes)
 
     def encoder(self, training: bool) -> Encoder:
@@ -322,14 +353,14 @@ class Run:
                 f"quantization, {rq_mse:.5g}, after {self.step} batches in "
                 f"{self.report.seconds:.0f} s on {len(self.data)} vectors: training needs {advice}",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         elif self.start_rows < min(FEWEST * self.K, len(self.rows)):
             warnings.warn(
                 f"residual quantization, from which the codec starts, had time for "
                 f"{self.start_rows} of {len(self.rows)} vectors: training needs {advice}",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     # -- checkpoint ---------------------------------------------------------------------------
