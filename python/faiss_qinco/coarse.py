@@ -16,8 +16,6 @@ from .threads import get_num_threads, library_threads
 from .training.data import TrainingSet
 from .training.processes import from_first
 
-BLOCK = 1 << 16  # training vectors assigned at a time
-
 Probed = tuple[np.ndarray | None, np.ndarray | None]
 
 
@@ -126,8 +124,7 @@ class Quantizer:
         """List numbers (n,) int64 of training vectors, -1 where the quantizer has no answer."""
         assert centroids is not None  # it has been trained
         out = np.empty(len(data), np.int64)
-        for begin in range(0, len(data), BLOCK):
-            part = slice(begin, begin + BLOCK)
+        for part in data.blocks():
             x = data[part]
             found = self.assign(x)
             if found is None:
