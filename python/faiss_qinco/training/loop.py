@@ -36,7 +36,7 @@ from .data import TrainingSet
 from .descent import Descent, Encoder, encoder, pace
 from .log import COLUMNS, Log, open_log
 from .processes import from_first, is_first, local_device, number_of_first, share
-from .start import FEWEST, POINTS_PER_CODEWORD, residual_codebooks, rq_errors
+from .start import FEWEST, most_points, residual_codebooks, rq_errors
 
 START_SHARE = 0.4  # of the time, for residual quantization
 VALIDATE_STEPS = (50, 200)  # between two validations: one epoch, within these bounds
@@ -158,12 +158,15 @@ class Run:
         return state | {"step": self.step, "paces": self.paces, "descent": tensors}
 
     def start_from_rq(self) -> None:
-        rows = np.sort(self.rows[: POINTS_PER_CODEWORD * self.K])
+        rows = self.rows[: most_points(self.K, self.data.d)]
+        in_file = np.argsort(rows)
+        x = np.empty((len(rows), self.data.d), np.float32)
+        x[in_file] = self.residual(rows[in_file])  # a start cut short sees all parts of the file
         budget = self.budget.share(START_SHARE)
         show = self.training.progress
         with progress_bar("residual quantization", self.M, "code", show) as bar:
             codebooks, self.start_rows = residual_codebooks(
-                self.residual(rows), self.M, self.nbits, self.rng, budget, bar
+                x, self.M, self.nbits, self.rng, budget, bar
             )
         tensors = list(torch.from_numpy(codebooks))
         if self.model.base.requires_grad:

@@ -11,7 +11,7 @@ from ..codec.weights import tensor_shapes
 from ..threads import get_num_threads
 from .budget import CODEC_SHARE
 from .config import TrainingConfig
-from .start import BEAM, MEMORY, POINTS_PER_CODEWORD
+from .start import BEAM, most_points
 
 # Seconds of one core for a batch of 256, fitted to XS and S with 8 and 16 codes, d 32 to 960, on an
 # AMD Zen 5: within a factor of two there, and more where the CPU has no bfloat16.
@@ -117,7 +117,7 @@ def plan(
     tensors = {name: math.prod(shape) for name, shape in shapes.items()}
     frozen = tensors["base"] if nlist is not None else 0
     parameters = sum(tensors.values()) - frozen
-    start = min(8 * BEAM * d * min(points, POINTS_PER_CODEWORD * K), MEMORY)
+    start = 8 * BEAM * d * min(points, most_points(K, d))
     memory = 4 * (COPIES * parameters + 3 * frozen) + start
     per_epoch = None
     if resolve_device(training.device).startswith("cpu"):

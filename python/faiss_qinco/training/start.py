@@ -29,11 +29,11 @@ def residual_codebooks(
     """RQ codebooks (M, K, d) float32 of x (n, d) float32, with a little noise; and the number of
     vectors that the last of them has seen.
 
-    At most 256 of the vectors for each codeword are used, as few as the budget asks for; where
-    there are fewer than codewords, some count twice.
+    The first of the vectors are used, `most_points` or as few as the budget asks for; where there
+    are fewer than codewords, some count twice.
     """
     K, d = 1 << nbits, x.shape[1]
-    x = x[: min(POINTS_PER_CODEWORD * K, max(K, MEMORY // (8 * BEAM * d)))]
+    x = x[: most_points(K, d)]
     n_given = len(x)
     x = np.resize(x, (max(len(x), K), d))
     n, iterations, beam = affordable(x, M, K, budget)
@@ -55,6 +55,11 @@ def residual_codebooks(
     noise = rng.standard_normal(found.shape, dtype=np.float32)
     found += NOISE * found.std(axis=(1, 2), keepdims=True) * noise
     return found, min(len(residuals), n_given)
+
+
+def most_points(K: int, d: int) -> int:
+    """How many vectors are used at most: 256 for each codeword, within `MEMORY`."""
+    return min(POINTS_PER_CODEWORD * K, max(K, MEMORY // (8 * BEAM * d)))
 
 
 def affordable(x: np.ndarray, M: int, K: int, budget: Budget) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
 import warnings
 
 import faiss
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 import faiss_qinco as fq
+from faiss_qinco.coarse import Quantizer
 from faiss_qinco.progress import Bar
-from faiss_qinco.training import Budget, TrainingSet, distill, remove_checkpoint, train_codec
+from faiss_qinco.training import Budget, TrainingSet, distill, remove_checkpoint, start, train_codec
 from faiss_qinco.training import loop as room
 from faiss_qinco.training.descent import Descent
 from faiss_qinco.training.start import residual_codebooks, rq_errors
@@ -290,6 +292,39 @@ def test_the_start_is_that_of_faiss(learn):
     assert np.abs(codebooks - expected).max() < 0.1 * expected.std()  # a little noise
     found = np.square(x[3000:] - rq.decode(rq.compute_codes(x[3000:]))).sum(1)
     np.testing.assert_allclose(rq_errors(expected, x[3000:]), found, rtol=1e-5)
+
+
+def test_a_start_that_is_cut_short_sees_all_parts_of_a_file(learn, monkeypatch):
+    x = np.concatenate((learn[:1000], learn[1000:2000] + 1000))[:, :16]  # two kinds in a row
+    monkeypatch.setattr(start, "affordable", lambda x, M, K, budget: (300, 5, 2))
+    run = new_run(np.ascontiguousarray(x), M=2, nbits=5)
+    run.start_from_rq()
+    of_each_kind = np.bincount(run.model.base.detach().numpy().mean(1) > 0, minlength=2)
+    assert run.start_rows == 300 and of_each_kind.min() >= 8
+
+
+def test_what_is_held_does_not_grow_with_the_file(tmp_path, monkeypatch):
+    """Of a mapped file, however large: what an object of it holds for each row, blocks, samples."""
+    n, d = 120_000, 256
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (n, d))
+    x[:] = np.random.default_rng(0).integers(0, 200, (n, d), np.uint8)
+    monkeypatch.setattr("faiss_qinco.training.data.BLOCK", 1 << 18)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    Quantizer(faiss.IndexFlatL2(d), d, 8, 1).train(TrainingSet(mapped[:1000], d))  # imports
+    tracemalloc.start()
+    try:
+        data = TrainingSet(mapped, d)
+        quantizer = Quantizer(faiss.IndexFlatL2(d), d, 8, 1)
+        centroids = quantizer.train(data)
+        data.list_no = quantizer.assign_training(data, centroids)
+        settings = training(max_points=None, n_validation=64)
+        run = room.Run(data, 2, 4, TINY, settings, centroids, 1, Budget(), "cpu")
+        run.begin()
+        run.train_batch(run.rows[:64], 0.5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.3 * 4 * n * d  # in float32
 
 
 def test_a_short_time_has_gradient_steps(learn):
