@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import faiss
 
 from ..factory import index_factory
 from ..index_file import write_index
-from ..tools.options import add_files, add_threads, check_out, number, read_all, use_threads
+from ..tools.options import MappedRows, add_files, add_threads, check_out, number, use_threads
 from ..training.config import TrainingConfig
 from ..training.processes import is_first
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         check_out(args.checkpoint, args.learn)
     use_threads(args)
     given = {k: getattr(args, k) for k in TRAINING if getattr(args, k) is not None}
-    x = read_all(args.learn)
+    x: Any = MappedRows(args.learn)
     index = index_factory(
         x.shape[1], args.factory, METRICS[args.metric], training=TrainingConfig(**given)
     )

@@ -95,6 +95,29 @@ def read_all(files: Sequence[str]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+class MappedRows:
+    """The vectors of files that follow on from one another, read where they are used: what
+    `TrainingSet` needs of an array (n, d). Raises as `shape_of`."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self.shape = shape_of(files)
+        self.parts = [read_vectors(file) for file in files]
+        self.dtype = np.result_type(*self.parts)
+        self.starts = np.cumsum([0, *map(len, self.parts)])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The rows, (m, d), of a slice or of int64 numbers (m,)."""
+        rows = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        for part, start in zip(self.parts, self.starts, strict=False):
+            here = (start <= rows) & (rows < start + len(part))
+            found[here] = part[rows[here] - start]
+        return found
+
+
 def blocks(files: Sequence[str], size: int = BLOCK) -> Iterator[np.ndarray]:
     """The vectors of all files in order, (size or fewer, d) at a time, in the files' dtypes."""
     for file in files:

@@ -29,6 +29,9 @@ NUMBERS = {
 class TrainingConfig:
     """Settings of one training run (defaults: QINCo2, section 4.1, except where noted).
 
+    Several processes that `torchrun` has started train together, each on its share of every batch,
+    where all of them call `train` with the same data and settings (`training/processes.py`).
+
     Parameters
     ----------
     epochs : passes over the training vectors; the cosine schedule ends with the last one.

@@ -21,7 +21,8 @@ SPREAD = 1024  # rows of a fingerprint
 class TrainingSet:
     """The vectors that one training uses: a sample of x, converted where it is read.
 
-    x : (n, d), of any real dtype, a memory map too; kept, not copied.
+    x : (n, d), of any real dtype, a memory map too; kept, not copied. Not only arrays: what has
+        shape, dtype and a length, and gives the rows of a slice or of int64 numbers.
     d : dimension.
     max_points : rows used at most, drawn by `seed`; None: all.
 
@@ -43,7 +44,8 @@ class TrainingSet:
 
     def __init__(self, x: Any, d: int, *, max_points: int | None = None, seed: int = 0) -> None:
         check_matrix(x, d)
-        self._x, self.d = np.asarray(x), int(d)
+        self._x: Any = np.asarray(x) if hasattr(x, "__array__") else x
+        self.d = int(d)
         self._transform: Callable[[np.ndarray], np.ndarray] | None = None
         if self._x.dtype.kind not in "biuf":
             raise TypeError(f"x: expected real numbers, got {self._x.dtype}")

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from faiss_qinco.tools.options import MappedRows
 from faiss_qinco.training import Budget, TrainingConfig, TrainingSet, plan
 from faiss_qinco.training.plan import expected_errors
 
@@ -35,6 +36,20 @@ def test_a_sample_is_converted_where_it_is_read(x, tmp_path):
         np.testing.assert_array_equal(data.sample(10**6, 0), data[:])
     assert np.shares_memory(TrainingSet(x, 8)._x, x)
     assert (TrainingSet(x, 8, max_points=1000, seed=4).rows != data.rows).any()
+
+
+def test_several_files_stay_mapped(x, tmp_path):
+    names = [str(tmp_path / f"{i}.npy") for i in range(3)]
+    for name, part in zip(names, np.split(x, [900, 901]), strict=True):
+        np.save(name, part)
+    rows = MappedRows(names)
+    assert (rows.shape, rows.dtype, len(rows)) == ((3000, 8), np.uint8, 3000)
+    for key in (slice(None), slice(898, 903), np.array([2999, 0, 900, 899, 901])):
+        np.testing.assert_array_equal(rows[key], x[key])
+    for settings in ({}, {"max_points": 1000, "seed": 3}):
+        data, expected = TrainingSet(rows, 8, **settings), TrainingSet(x, 8, **settings)
+        assert data.fingerprint() == expected.fingerprint()
+        np.testing.assert_array_equal(data[:], expected[:])
 
 
 def test_what_is_not_used_is_not_looked_at(x):
