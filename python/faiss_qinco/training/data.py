@@ -110,7 +110,7 @@ class TrainingSet:
     def fingerprint(self) -> list[int]:
         """What tells these vectors from others, or from the same in another order."""
         spread = np.unique(np.linspace(0, len(self) - 1, SPREAD).astype(np.int64))
-        content = zlib.crc32(self.rows, zlib.crc32(self[spread].tobytes()))
+        content = zlib.crc32(self.rows.data, zlib.crc32(self[spread].tobytes()))
         return [len(self), self.d, content]
 
     def normalisation(self) -> tuple[np.ndarray, float]:
