@@ -25,7 +25,6 @@ DATA = Path(__file__).parent / "data" / "sift_demo"
 CODEC = DATA / "codec.safetensors"
 TRAINED_BEFORE = "before, on the same: the shipped codec, 90 seconds of --train."
 NLIST, M, NBITS, NPROBE = 32, 8, 8, 8
-NOISE = 0.25
 EXAMPLE = "faiss-qinco demo"
 NORM_BYTES = 4  # beside the code: RQ's norm and QINCo's bias, both float32
 # Operating points: what the table says of nshort, and what is set.
@@ -78,11 +77,8 @@ def run(args: argparse.Namespace) -> None:
     pq: Any = faiss.index_factory(d, f"IVF{nlist},PQ{M}x{NBITS}")
     pq.do_polysemous_training = False  # ten seconds, for a kind of search that is not used here
     rq: Any = faiss.index_factory(d, f"IVF{nlist},RQ{M}x{NBITS}_Nfloat")
-    # n_validation: leaves enough training vectors for faiss's k-means not to warn. noise: ten
-    # thousand vectors would otherwise be learnt by heart.
-    training = TrainingConfig(
-        max_seconds=args.seconds, epochs=10_000, n_validation=500, noise=NOISE
-    )
+    # n_validation: leaves enough training vectors for faiss's k-means not to warn.
+    training = TrainingConfig(max_seconds=args.seconds, epochs=10_000, n_validation=500)
     qinco: Any = index_factory(d, f"IVF{nlist},QINCo{M}x{NBITS}_XS", training=training)
     code_bytes = M * NBITS // 8
     rows = [["method", "nshort", "bytes", "MSE", *(c for r in RANKS for c in (f"R@{r}", "QPS"))]]

@@ -51,11 +51,8 @@ def groundtruth() -> np.ndarray:
 
 
 def training(**kwargs) -> fq.TrainingConfig:
-    """Without a clock, so that the same settings give the same codec, and without noise, which is
-    for longer ones."""
-    settings = {
-        "epochs": 2, "max_seconds": None, "progress": False, "n_validation": 512, "noise": 0.0,
-    }  # fmt: skip
+    """Without a clock, so that the same settings give the same codec."""
+    settings = {"epochs": 2, "max_seconds": None, "progress": False, "n_validation": 512}
     return fq.TrainingConfig(**{**settings, **kwargs})
 
 

@@ -183,7 +183,7 @@ def finetune(
     if not isinstance(codec, QINCoCodec):
         raise TypeError(f"codec: expected a QINCoCodec, got {type(codec)}")
     max_loss = check_number("max_loss", max_loss, 0, float("inf"))
-    training = training or TUNING
+    training = TUNING if training is None else training
     if not isinstance(training, TrainingConfig):
         raise TypeError(f"training: expected a TrainingConfig, got {type(training)}")
     if codec.M == 1 and codec.nlist is None:

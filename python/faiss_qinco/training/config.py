@@ -12,16 +12,13 @@ import numpy as np
 from ..codec.config import check_bool, check_int
 
 SECONDS_PER_VECTOR, LEAST_SECONDS, MOST_SECONDS = 0.006, 10.0, 600.0  # of max_seconds="auto"
-# Text vectors (384-d, 8 codes), the error of unseen ones as a fraction of RQ's: .929 with noise and
-# .936 without with 10,000 to learn from; .934 and .931 with 30,000 and 4 epochs, .825 and .827 with
-# 35. In a short training it does not pay: SIFT (10,000, 7 epochs) .951 and .946.
-NOISE, NOISE_BELOW = 0.25, 20_000
 INTEGERS = {
     "epochs": 1, "batch_size": 1, "n_validation": 1, "patience": 1, "max_points": 1, "seed": 0,
 }  # fmt: skip
 BIG = sys.float_info.max
 NUMBERS = {
     "lr": (0.0, BIG), "muon_lr": (0.0, BIG), "weight_decay": (0.0, BIG), "noise": (0.0, BIG),
+    "mixing": (0.0, BIG),
     "clip_value": (0.0, math.inf), "warmup": (0.0, math.nextafter(1.0, 0.0)),
 }  # fmt: skip
 
@@ -47,8 +44,10 @@ class TrainingConfig:
         takes less than half the vectors that AdamW needs for all.
     clip_value : bound on each gradient entry.
     noise : standard deviation of Gaussian noise added to the vectors of each batch, as a fraction
-        of theirs, against over-fitting. None (default): 0.25 with fewer than 20,000 training
-        vectors, else none.
+        of theirs.
+    mixing : against over-fitting: once vectors held out have an error 1.1 times that of the
+        batches, pairs of a batch's vectors are mixed, in proportions from Beta(mixing, mixing).
+        0: never. What it is worth: `bench/training/README.md`.
     warmup : fraction of the schedule in which the learning rate rises linearly.
     patience : stop after so many validations without a new best error; None: never.
     n_validation : training vectors held out to measure the error.
@@ -64,8 +63,9 @@ class TrainingConfig:
         all the rest as well.
     log : path of a log, written at each validation: seconds and vectors seen, the error of vectors
         held out and RQ's (mse, rq_mse: squared L2, in the units of the input, by the beam of
-        training), the mean loss of the batches since the row before (squared errors of all steps
-        and of the pre-selection together, per entry of the normalised vectors) and the factor of
+        training), that of the batches since the row before (batch_mse; of mixed vectors, where
+        they are mixed), their mean loss (squared errors of all steps and of the pre-selection
+        together, per entry of the normalised vectors) and the factor of
         the learning rates. *.csv: a file of a row each, readable at any time; anything else: a
         folder for TensorBoard (`pip install 'faiss-qinco[tensorboard]'`). A training that goes on
         from its checkpoint goes on with its log; else a log that is there already is replaced.
@@ -86,7 +86,8 @@ class TrainingConfig:
     muon_lr: float = 0.015
     weight_decay: float = 0.1
     clip_value: float = 0.1
-    noise: float | None = None
+    noise: float = 0.0
+    mixing: float = 0.2
     warmup: float = 0.05
     patience: int | None = None
     n_validation: int = 2048
@@ -106,8 +107,7 @@ class TrainingConfig:
                 object.__setattr__(self, name, check_int(name, value, low))
         for name, (least, most) in NUMBERS.items():
             value = getattr(self, name)
-            if value is not None or name != "noise":
-                object.__setattr__(self, name, check_number(name, value, least, most))
+            object.__setattr__(self, name, check_number(name, value, least, most))
         if self.clip_value == 0:
             raise ValueError("clip_value: expected a number > 0, got 0")
         if self.max_seconds is not None and self.max_seconds != "auto":
@@ -131,12 +131,6 @@ class TrainingConfig:
         if self.max_seconds != "auto":
             return self.max_seconds  # type: ignore[return-value]  # no other str passes the check
         return min(max(LEAST_SECONDS, SECONDS_PER_VECTOR * n), MOST_SECONDS)
-
-    def noise_of(self, n: int) -> float:
-        """The noise of a training on n vectors: `noise`, None worked out."""
-        if self.noise is not None:
-            return self.noise
-        return NOISE if n < NOISE_BELOW else 0.0
 
 
 def check_number(name: str, value: object, low: float, high: float) -> float:

@@ -107,13 +107,15 @@ class Descent:
             group["initial_lr"] = group["lr"]
         n_codewords = len(model.steps[0].codebook) if len(model.steps) else 0
         self.used = torch.zeros(len(model.steps), n_codewords)
-        self.losses, self.n_losses, self.factor = torch.zeros((), device=device), 0, 0.0
+        self.sums = torch.zeros(3, device=device)  # of losses, errors and steps, see `since`
+        self.factor = 0.0
 
     def _groups(self) -> list[dict[str, float]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def loss(self, x: Tensor, codes: Tensor) -> Tensor:
-        """Sum over the steps of |x̂_m - x|², and of the pre-selection codebooks' errors."""
+        """Sum over the steps of |x̂_m - x|², and of the pre-selection codebooks' errors, of this
+        process's share of a batch. What it is after the last step, `since` tells."""
         with torch.autocast(x.device.type, self.dtype) if self.autocast else nullcontext():
             x_hats = self.model.decode(codes)
         loss = x.new_zeros(())
@@ -125,6 +127,7 @@ class Descent:
                 target = x - x_hats[m].detach()
                 error = embedding(codes[:, m + 1], step.preselect) - target
                 loss = loss + error.square().sum(1).mean()
+        self.sums[1] += (x_hats[-1].detach() - x).square().sum(1).mean()
         return loss / x.shape[1]
 
     def count(self, codes: Tensor) -> None:
@@ -140,7 +143,8 @@ class Descent:
         loss = loss.detach()
         if self.together:
             add_up([loss, *(p.grad for p in self.model.parameters() if p.grad is not None)])
-        self.losses, self.n_losses = self.losses + loss, self.n_losses + 1
+        self.sums[0] += loss
+        self.sums[2] += 1
         torch.nn.utils.clip_grad_value_(self.model.parameters(), self.training.clip_value)
         warmup = self.training.warmup
         ramp = min(1.0, (t + 0.002) / warmup) if warmup > 0 else 1.0
@@ -150,18 +154,18 @@ class Descent:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def since(self) -> tuple[float, float]:
-        """The mean loss of the steps since the last call, NaN without any, and the factor of the
-        learning rates in the last of them."""
-        loss = float(self.losses) / self.n_losses if self.n_losses else math.nan
-        self.losses, self.n_losses = torch.zeros_like(self.losses), 0
-        return loss, self.factor
+    def since(self) -> tuple[float, float, float]:
+        """Of the steps since the last call the mean loss and |x̂ - x|² (of this process's shares),
+        NaN without any, and the factor of the learning rates in the last."""
+        loss, error, n = self.sums.tolist()
+        self.sums.zero_()
+        return (loss / n, error / n, self.factor) if n else (math.nan, math.nan, self.factor)
 
     @torch.no_grad()
     def reseed(self, rng: np.random.Generator) -> None:
         """Unused codewords become noisy copies of often used ones."""
         if self.together:
-            counts = self.used.to(self.losses.device)
+            counts = self.used.to(self.sums.device)
             add_up([counts])
             self.used = counts.cpu()
         for m, step in enumerate(self.model.steps):
@@ -187,12 +191,12 @@ class Descent:
         for o, optimizer in enumerate(self.optimizers):
             for i, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{o}.{i}.{k}": v for k, v in moments.items()}
-        return tensors | {"used": self.used}
+        return tensors | {"used": self.used, "sums": self.sums}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""
         self.model.load_state_dict(with_prefix(tensors, "model."))
-        self.used = tensors["used"]
+        self.used, self.sums = tensors["used"], tensors["sums"].to(self.sums.device)
         for o, optimizer in enumerate(self.optimizers):
             state = optimizer.state_dict()
             for name, value in with_prefix(tensors, f"optimizer.{o}.").items():

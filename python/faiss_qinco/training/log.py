@@ -14,7 +14,7 @@ from typing import Any
 from ..storage.container import replacing
 from .checkpoint import check_writable
 
-COLUMNS = ("seconds", "vectors_seen", "mse", "rq_mse", "loss", "lr_factor")
+COLUMNS = ("seconds", "vectors_seen", "mse", "rq_mse", "batch_mse", "loss", "lr_factor")
 
 
 class Log:

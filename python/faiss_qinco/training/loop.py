@@ -43,6 +43,7 @@ VALIDATE_STEPS = (50, 200)  # between two validations: one epoch, within these b
 VALIDATION_SHARE = 0.1  # of the time, for all validations together
 FEWEST_HELD_OUT, PROBE = 64, 8  # vectors, however little time there is
 SAVE_SECONDS = 60.0  # between two checkpoints, at most
+OVERFIT = 1.1  # times the error of the batches since: a held-out error above that begins mixing
 PERCENT = 100
 
 
@@ -112,6 +113,7 @@ class Run:
         )
         self.paces: list[float] = []
         self.step = 0
+        self.mixing = False  # whether the vectors of batches are mixed, see `mixed`
         self.log = Log()
         self.rq_mse = math.nan
         self.best = (math.inf, 0)  # error, number of the validation
@@ -134,6 +136,7 @@ class Run:
         if found["fingerprint"] != self.fingerprint:
             raise RuntimeError("training: the processes have different data or settings")
         self.report, self.step, self.paces = found["report"], found["step"], found["paces"]
+        self.mixing = found["mixing"]
         if self.report is None:
             self.descent = self.new_descent()
             self.descent.restore(found["descent"])
@@ -144,7 +147,7 @@ class Run:
         if past is None:
             self.start_from_rq()
             past = 0.0
-        state = {"fingerprint": self.fingerprint, "report": self.report}
+        state = {"fingerprint": self.fingerprint, "report": self.report, "mixing": self.mixing}
         if self.report is not None:
             return state | {"step": self.step, "paces": self.paces}
         self.log = open_log(self.training.log, self.history[-1][1] if self.history else -1)
@@ -221,6 +224,8 @@ class Run:
                 if due and self.first and self.can_validate():
                     self.validate()
                     bar.say(mse=f"{self.history[-1][2]:.5g}", rq=f"{self.rq_mse:.5g}")
+                if due:
+                    self.mixing = bool(number_of_first(self.mixing, self.device))
                 if due or time.monotonic() - saved > SAVE_SECONDS:
                     self.save()
                     saved = time.monotonic()
@@ -240,13 +245,28 @@ class Run:
     def train_batch(self, rows: np.ndarray, t: float) -> None:
         part, fraction = share(len(rows))
         x, lists = self.batch(np.sort(rows)[part])
-        if (scale := self.training.noise_of(len(self.data))) > 0:
+        if self.training.noise > 0:
             rng = np.random.default_rng((self.training.seed, self.step, 2))
             noise = rng.standard_normal((len(rows), self.data.d), dtype=np.float32)
-            x = x + scale * torch.from_numpy(noise[part]).to(x)
+            x = x + self.training.noise * torch.from_numpy(noise[part]).to(x)
+        if self.mixing:
+            x = self.mixed(x, lists)
         codes = self.encoder(training=True)(x, lists)
         self.descent.step(self.descent.loss(x, codes) * fraction, t)
         self.descent.count(codes)
+
+    def mixed(self, x: Tensor, lists: Tensor | None) -> Tensor:
+        """Vectors that no training vector is, against over-fitting: of two of them what the codes
+        have to say, a r_i + sqrt(1 - a²) r_j, as long as either on average, a = max(λ, 1 - λ),
+        λ from Beta(mixing, mixing) (after mixup, arXiv 1710.09412, which keeps a + b = 1)."""
+        alpha = self.training.mixing
+        rng = np.random.default_rng((self.training.seed, self.step, 3))
+        portion = rng.beta(alpha, alpha, (len(x), 1))
+        a = torch.from_numpy(np.maximum(portion, 1 - portion)).to(x)
+        base = 0.0 if lists is None else self.model.base.data[lists]
+        residual = x - base
+        other = residual[torch.from_numpy(rng.permutation(len(x))).to(x.device)]
+        return base + a * residual + (1 - a.square()).sqrt() * other
 
     def encoder(self, training: bool) -> Encoder:
         """By the model as it is now, with the beam of training or that of the codec."""
@@ -276,8 +296,10 @@ class Run:
         if not math.isfinite(mse):
             raise RuntimeError("training diverged: the validation error is not finite; lower lr")
         self.history.append((self.budget.spent, self.step * self.training.batch_size, mse))
-        loss, factor = self.descent.since()
-        row = (*self.history[-1], self.rq_mse, loss, factor)
+        loss, error, factor = self.descent.since()
+        error *= self.std**2
+        self.mixing = self.mixing or (self.training.mixing > 0 and mse > OVERFIT * error)
+        row = (*self.history[-1], self.rq_mse, error, loss, factor)
         self.log.add(dict(zip(COLUMNS, row, strict=True)))
         if mse < self.best[0]:
             self.best = (mse, len(self.history) - 1)
@@ -382,6 +404,7 @@ class Run:
             "rq_mse": self.rq_mse,
             "start_rows": self.start_rows,
             "n_held_out": len(self.held_out),
+            "mixing": self.mixing,
             "seconds": self.budget.spent,
         }
         if self.report is None:
@@ -403,7 +426,7 @@ class Run:
             tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
             self.best_state = with_prefix(tensors, "best.")
             self.step, self.rq_mse = header["step"], header["rq_mse"]
-            self.start_rows = header["start_rows"]
+            self.start_rows, self.mixing = header["start_rows"], header["mixing"]
             self.best = tuple(header["best"])
             self.history = [tuple(entry) for entry in header["history"]]
             self.held_out = self.held_out[: header["n_held_out"]]

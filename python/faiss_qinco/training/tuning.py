@@ -200,9 +200,9 @@ def descend(
         while t < 1.0:
             rows = next(new_batches)
             x = normalised(new.data[new.rows[rows]])
-            if (scale := training.noise_of(len(new.data))) > 0:
+            if training.noise > 0:
                 noise = rng.standard_normal(x.shape, dtype=np.float32)
-                x = x + scale * torch.from_numpy(noise).to(x)
+                x = x + training.noise * torch.from_numpy(noise).to(x)
             lists = None if new_lists is None else torch.from_numpy(new_lists[rows]).to(device)
             encode = encoder(model, codec.config, beam, device, dtype, training.bf16)
             codes = encode(x, lists)

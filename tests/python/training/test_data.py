@@ -176,12 +176,6 @@ def test_plans_of_any_size(seconds):
     assert not plan(128, 1000, 8, 8, None, "auto", TrainingConfig(device="cuda")).errors
 
 
-def test_noise_where_vectors_are_few():
-    auto = TrainingConfig()
-    assert [auto.noise_of(n) for n in (100, 19_999, 20_000, 10**9)] == [0.25, 0.25, 0, 0]
-    assert [TrainingConfig(noise=v).noise_of(100) for v in (0, 0.1)] == [0, 0.1]
-
-
 def test_through_a_transform(monkeypatch):
     """Row by row as by hand, in parts too; what becomes far or no number counts afterwards."""
     x = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float64)
@@ -209,7 +203,7 @@ def test_through_a_transform(monkeypatch):
     [({"epochs": 0}, ValueError), ({"epochs": 2.0}, ValueError), ({"seed": -1}, ValueError),
      ({"max_seconds": -1}, ValueError), ({"max_seconds": 0}, ValueError),
      ({"max_seconds": math.nan}, ValueError), ({"max_seconds": "5"}, TypeError),
-     ({"warmup": 1.0}, ValueError), ({"noise": -1}, ValueError), ({"lr": -1.0}, ValueError),
+     ({"warmup": 1.0}, ValueError), ({"mixing": -1}, ValueError), ({"lr": -1.0}, ValueError),
      ({"lr": math.nan}, ValueError), ({"muon_lr": math.inf}, ValueError),
      ({"lr": True}, TypeError), ({"weight_decay": -0.1}, ValueError),
      ({"clip_value": -1}, ValueError), ({"clip_value": 0}, ValueError),

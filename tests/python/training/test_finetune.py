@@ -91,7 +91,7 @@ def test_what_an_index_reconstructs_serves_as_old_vectors(small):
 
 
 def test_there_is_little_time_to_measure(small):
-    settings = training(max_seconds=1e-3, n_validation=400)
+    settings = training(max_seconds=1e-3, n_validation=400, lr=10.0)
     with pytest.warns(RuntimeWarning, match="max_loss=0"):
         tuned = fq.finetune(
             small, clusters(3000, 1), clusters(3000, 0), max_loss=0, training=settings

@@ -20,7 +20,7 @@ def x(learn):
 
 
 def train(x, log, **kwargs):
-    settings = {"epochs": 8, "batch_size": 64, "n_validation": 150, **kwargs}
+    settings = {"epochs": 8, "batch_size": 64, "n_validation": 150, "mixing": 0, **kwargs}
     return train_codec(x, 3, 5, TINY, training(log=log, **settings)).report
 
 
@@ -55,6 +55,8 @@ def test_a_csv_log_is_readable_while_it_goes_on_and_after_a_kill(x, tmp_path, mo
     ]
     assert all(r["rq_mse"] == pytest.approx(report.rq_mse) for r in rows)
     losses = [r["loss"] for r in rows[1:]]
+    assert np.isnan(rows[0]["batch_mse"])
+    assert all(0.5 < r["batch_mse"] / r["mse"] < 1.5 for r in rows[1:])
     assert np.isnan(rows[0]["loss"]) and 0 < losses[-1] < losses[0] < 10
     assert 0 < rows[-1]["lr_factor"] < rows[1]["lr_factor"] <= 1 and rows[0]["lr_factor"] == 0
     assert text.count("vectors_seen") == 1

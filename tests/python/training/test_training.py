@@ -91,6 +91,7 @@ def test_training_stays_on_its_device(learn, config):
     x, _ = run.batch(np.arange(64))
     with OneDevice():
         codes = run.encoder(training=True)(x, None)
+        run.mixed(x, None)
         torch.autograd.backward(run.descent.loss(x, codes))
         run.descent.optimizers[1].step()  # Muon's; AdamW's is torch's
     assert x.is_meta and codes.is_meta
@@ -111,6 +112,7 @@ def test_resume_is_exact(learn, tmp_path, monkeypatch, interruption, device):
     x = learn[:3000]
     # 176 batches, validated every 50
     settings = {"epochs": 8, "batch_size": 128, "noise": 0.1, "device": device}
+    monkeypatch.setattr(room, "OVERFIT", 0.0)  # mixed from the first validation on
     whole = train(x, **settings)
 
     path = tmp_path / "checkpoint"
@@ -121,10 +123,9 @@ def test_resume_is_exact(learn, tmp_path, monkeypatch, interruption, device):
             raise interruption
         step(self, rows, t)
 
-    monkeypatch.setattr(room.Run, "train_batch", interrupted)
-    with pytest.raises(interruption):
+    with monkeypatch.context() as patch, pytest.raises(interruption):
+        patch.setattr(room.Run, "train_batch", interrupted)
         train(x, checkpoint=path, **settings)
-    monkeypatch.undo()
     assert path.exists()
     resumed = train(x, checkpoint=path, **settings)
     for name, tensor in whole.tensors.items():
@@ -140,6 +141,28 @@ def test_resume_is_exact(learn, tmp_path, monkeypatch, interruption, device):
     remove_checkpoint(training(checkpoint=path))
     remove_checkpoint(training(checkpoint=path))  # nothing there
     assert not path.exists()
+
+
+@pytest.mark.parametrize("ivf", [False, True])
+def test_vectors_are_mixed_where_they_are_learnt_by_heart(learn, ivf):
+    x = learn[:1500]
+    centroids, list_no = (None, None)
+    if ivf:
+        centroids, list_no = learn[2000:2016], np.arange(1500) % 16
+
+    def error(mixing, x=x, list_no=list_no):
+        settings = training(epochs=40, batch_size=128, n_validation=300, mixing=mixing)
+        return train_codec(x, 2, 6, TINY, settings, centroids, list_no).report.mse
+
+    assert error(0.2) < 0.99 * error(0)
+    run = new_run(x, TINY, n_validation=300)
+    run.model.base.data = torch.randn(16, 128)
+    given, lists = torch.randn(400, 128), torch.arange(400) % 16 if ivf else None
+    base = run.model.base[lists] if ivf else 0
+    mixed = run.mixed(given, lists)
+    assert (mixed - given).square().sum(1).gt(0.1).any()
+    lengths = [(v - base).square().mean() for v in (mixed, given)]
+    torch.testing.assert_close(*lengths, rtol=0.05, atol=0)
 
 
 def test_checkpoint_of_something_else_is_refused(learn, tmp_path):

@@ -46,6 +46,7 @@ def main() -> None:
         trained(folder, "ended")
     except RuntimeError as error:
         (folder / "error").write_text(str(error))
+    os._exit(0)  # gloo's threads, which wait for the other process, may abort an orderly exit
 
 
 if __name__ == "__main__":
