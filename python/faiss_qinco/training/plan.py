@@ -21,12 +21,13 @@ BY_TIME = 0.6  # of the codec's time: what is left for batches
 
 # The error of unseen vectors as a fraction of RQ's, after v vectors seen of n different ones:
 # 1 - gain * u / (u + half * K / 256) with u = v / (1 + v / (REPEATS * n)), since a vector seen
-# again and again tells less and less. Fitted to sizes XS and "auto" with 8 codes of 8 bits (SIFT:
-# 1024 lists, v 198,144 of n 200,000 .696, 595,968 of 300,000 .540; text: 64 lists, n 30,000,
-# v 112,640 .884, 281,600 .844, 619,520 .829, 985,600 .825), within .01 there. How it
-# depends on K, and that it does not on M, is assumed.
-LAWS = {"descriptors like SIFT": (0.63, 204_000), "text embeddings": (0.205, 80_000)}
-REPEATS = 30
+# again and again tells less and less. Fitted to sizes XS and "auto" with 8 codes of 8 bits
+# (`bench/training/README.md`): SIFT, v 198,144 of n 200,000 .696, 595,968 of 300,000 .540, 189,440
+# of 10,017 .788; text, n 30,000, v 112,640 .884, 281,600 .838, 619,520 .804, 1,126,400 .789;
+# within .005 there; .06 too low for 66,304 of 10,017, .938. How it depends on K, and that it does
+# not on M, is assumed.
+LAWS = {"descriptors like SIFT": (0.63, 204_000), "text embeddings": (0.28, 137_000)}
+REPEATS = 22
 
 
 @dataclass(frozen=True)
