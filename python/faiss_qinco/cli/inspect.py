@@ -12,7 +12,7 @@ from ..codec.codec import QINCoCodec
 from ..index_file import read_index
 from ..tools.describe import describe
 from ..tools.inspect import SAMPLE, inspect
-from ..tools.inspect_page import write_page
+from ..tools.inspect.page import write_page
 from ..tools.options import VectorFiles, add_files, add_threads, number, use_threads
 from ..tools.plots import figure_of
 

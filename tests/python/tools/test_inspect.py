@@ -12,8 +12,11 @@ import pytest
 
 import faiss_qinco as fq
 from faiss_qinco.cli import main
-from faiss_qinco.tools.inspect import _ranks, _recall, _shares, inspect, slopes
-from faiss_qinco.tools.inspect_page import write_page
+from faiss_qinco.tools.inspect import inspect
+from faiss_qinco.tools.inspect.codebooks import _shares
+from faiss_qinco.tools.inspect.findings import slopes
+from faiss_qinco.tools.inspect.page import write_page
+from faiss_qinco.tools.inspect.searches import _ranks, _recall
 
 
 @pytest.fixture(scope="module")

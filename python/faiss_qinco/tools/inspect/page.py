@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..ranking.early_exit import LOSS
-from ..storage.container import replacing
-from .inspect import (
+from ...ranking.early_exit import LOSS
+from ...storage.container import replacing
+from ..plots import figure_of
+from .findings import (
     Inspection,
     Movement,
     Searches,
@@ -23,7 +24,6 @@ from .inspect import (
     imbalance,
     slopes,
 )
-from .plots import figure_of
 
 OURS, RQ, GREY, THIRD = "#1f5fa8", "#d9822b", "#8a8f98", "#3d9970"
 PREFIX_COLOURS = (OURS, RQ, THIRD)
