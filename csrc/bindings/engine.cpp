@@ -174,7 +174,7 @@ py::tuple range_search_vectors(const Engine& self, const Floats& q, float radius
 // -- vectors ----------------------------------------------------------------------------------
 
 py::tuple encode_vectors(const Engine& self, const Floats& x, const std::optional<Ids>& list_no,
-                         int A, int B, int n_threads) {
+                         int A, int B, float additive_weight, int n_threads) {
   check_array("x", x, {kAny, self.d()});
   const idx_t n = x.shape(0);
   if (list_no) check_array("list_no", *list_no, {n});
@@ -183,7 +183,8 @@ py::tuple encode_vectors(const Engine& self, const Floats& x, const std::optiona
   idx_t* found_data = found.mutable_data();
   std::uint8_t* codes_data = codes.mutable_data();
   without_gil(n_threads, [&](const Execution& run) {
-    self.encode(n, x.data(), data_or_null(list_no), A, B, found_data, codes_data, run);
+    self.encode(n, x.data(), data_or_null(list_no), A, B, additive_weight, found_data, codes_data,
+                run);
   });
   return py::make_tuple(found, codes);
 }
@@ -418,10 +419,12 @@ void bind_engine(py::module_& m) {
            "query after so many lists in a row without a code inside by its additive distance, 0: "
            "never.")
       .def("encode", encode_vectors, arg("x"), py::kw_only(), arg("list_no") = none, arg("A"),
-           arg("B"), arg("n_threads") = 1,
+           arg("B"), arg("additive_weight") = 0.0f, arg("n_threads") = 1,
            "(list_no (n) int64, codes (n, M) uint8) of x (n, d) float32. list_no: lists to encode "
            "for, None: those of the best centroids by the metric. -1 and codes 0 for what is given "
-           "no list, not finite, or so long that |x|² overflows. A, B: as the function `encode`.")
+           "no list, not finite, or so long that |x|² overflows. A, B, additive_weight: as the "
+           "function "
+           "`encode`, by the engine's tables.")
       .def(
           "add", add, arg("list_no"), arg("codes"), py::kw_only(), arg("lengths") = none,
           arg("ids") = none, arg("n_threads") = 1,

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "bindings/arrays.hpp"
+#include "core/lut.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/qinco_encode.hpp"
 #include "core/qinco_weights.hpp"
@@ -21,15 +22,20 @@ void add_step(QincoWeights& self, const Floats& codebook, const MaybeFloats& in_
 }
 
 Bytes encode_vectors(const QincoWeights& weights, const Floats& x,
-                     const std::optional<Ids>& list_no, int A, int B, int n_threads) {
+                     const std::optional<Ids>& list_no, int A, int B, int n_threads,
+                     const AdditiveTables* tables, const std::optional<Floats>& bases,
+                     float additive_weight) {
   check_array("x", x, {kAny, weights.d()});
   const idx_t n = x.shape(0);
   if (list_no) check_array("list_no", *list_no, {n});
+  check((tables != nullptr) == bases.has_value(), "bases: expected with tables, and not without");
+  if (bases) check_array("bases", *bases, {weights.ivf() ? weights.n_base() : 1, weights.d()});
+  const AdditiveTerm term{tables, data_or_null(bases), additive_weight};
   Bytes codes({n, static_cast<idx_t>(weights.M())});
   std::uint8_t* out = codes.mutable_data();
   const Execution run = execution(n_threads);
   const py::gil_scoped_release nogil;
-  encode(weights, n, x.data(), data_or_null(list_no), A, B, out, run);
+  encode(weights, n, x.data(), data_or_null(list_no), A, B, tables ? &term : nullptr, out, run);
   return codes;
 }
 
@@ -92,10 +98,13 @@ void bind_qinco(py::module_& m) {
       .def_property_readonly("in_bf16", &QincoWeights::in_bf16)
       .def_property_readonly("n_base", &QincoWeights::n_base);
   m.def("encode", encode_vectors, arg("weights"), arg("x"), arg("list_no"), arg("A"), arg("B"),
-        arg("n_threads") = 1,
+        arg("n_threads") = 1, arg("tables") = py::none(), arg("bases") = py::none(),
+        arg("additive_weight") = 0.0f,
         "Codes (n, M) uint8 of x (n, d) float32, finite, in the original space, by beam search. "
         "list_no (n) int64 with an IVF, else None. A: codewords pre-selected per hypothesis (K: "
-        "all). B: hypotheses, up to 4096. Ctrl-C raises KeyboardInterrupt.");
+        "all). B: hypotheses, up to 4096. tables: of the last hypotheses that one is taken whose "
+        "squared error, with additive_weight times that of the tables on bases (n_base, d) float32 "
+        "(1, d without an IVF), is the least. Ctrl-C raises KeyboardInterrupt.");
   m.def("decode", decode_codes, arg("weights"), arg("list_no"), arg("codes"), arg("n_threads") = 1,
         arg("n_steps") = py::none(),
         "Vectors (n, d) float32 in the original space. list_no (n) int64, needed with an IVF; -1 "

@@ -79,14 +79,16 @@ std::vector<RangeHits> Engine::range_search(const SearchArgs& args, float radius
   return fq::range_search(parts(), args, radius, run);
 }
 
-void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, idx_t* list_no,
-                    std::uint8_t* codes, const Execution& run) const {
+void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B,
+                    float additive_weight, idx_t* list_no, std::uint8_t* codes,
+                    const Execution& run) const {
   check<StateError>(weights_ != nullptr, "an engine without weights cannot encode");
   if (chosen)
     for (idx_t i = 0; i < n; ++i)
       if (chosen[i] < -1 || chosen[i] >= nlist())
         check(false, "list_no[", i, "]: expected -1 to ", nlist() - 1, ", got ", chosen[i]);
   const QincoWeights& w = *weights_;
+  const AdditiveTerm term{tables_.get(), bases(), additive_weight};
   // Normalised ones must not overflow either.
   const auto is_encodable = [&](const float* row) {
     const float norm = sum_terms(d(), [&](idx_t j) {
@@ -124,7 +126,8 @@ void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, 
              distance.data(), run);
     }
     encoded.resize(static_cast<std::size_t>(n_rows * M()));
-    fq::encode(w, n_rows, from, w.ivf() ? lists.data() : nullptr, A, B, encoded.data(), run);
+    fq::encode(w, n_rows, from, w.ivf() ? lists.data() : nullptr, A, B,
+               additive_weight > 0 ? &term : nullptr, encoded.data(), run);
     for (idx_t r = 0; r < n_rows; ++r) {
       list_no[rows[r]] = lists[r];
       std::copy_n(encoded.data() + r * M(), M(), codes + rows[r] * M());

@@ -61,9 +61,9 @@ class Engine {
 
   // x: (n, d) -> list_no (n), codes (n, M). chosen: (n) lists to go to, null: the best centroids by
   // the metric. list_no -1 and codes 0 for what has no list: chosen so, or not usable
-  // (core/distance).
-  void encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, idx_t* list_no,
-              std::uint8_t* codes, const Execution& run) const;
+  // (core/distance). additive_weight: what the error of the tables counts (core/qinco_encode).
+  void encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, float additive_weight,
+              idx_t* list_no, std::uint8_t* codes, const Execution& run) const;
 
   // What stands beside codes (n, M) in list_no (n), out (n): the bias; the ratio of core/lengths,
   // for vectors of these lengths (n); 0 with inner product else, and where list_no is -1.

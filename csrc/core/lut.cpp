@@ -91,6 +91,18 @@ float AdditiveTables::norm(const float* base, const std::uint8_t* code,
   return static_cast<float>(std::sqrt(sum));
 }
 
+double AdditiveTables::error(const float* r, const std::uint8_t* code,
+                             std::vector<float>& rest) const {
+  rest.assign(r, r + d_);
+  for (int m = 0; m < M_; ++m) {
+    const float* word = codebooks_.data() + (idx_t{m} * K_ + code[m]) * d_;
+    for (idx_t j = 0; j < d_; ++j) rest[j] -= word[j];
+  }
+  double sum = 0;
+  for (idx_t j = 0; j < d_; ++j) sum += static_cast<double>(rest[j]) * rest[j];
+  return sum;
+}
+
 bool LutU8::quantize(int M, const float* lut) {
   constexpr int kLanes = 16, K = 256;  // lanes, so that the compiler can vectorise
   M_ = M;

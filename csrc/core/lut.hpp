@@ -35,6 +35,9 @@ class AdditiveTables {
   // Of one, with a base (d). Not checked. r: (d), scratch.
   float norm(const float* base, const std::uint8_t* code, std::vector<double>& r) const;
 
+  // |r - sum of the codewords of a code|^2 for r (d). Not checked. rest: (d), scratch.
+  double error(const float* r, const std::uint8_t* code, std::vector<float>& rest) const;
+
  private:
   // The sum r (d) of the codewords of a code. Not checked.
   void add_up(const std::uint8_t* code, std::vector<double>& r) const;

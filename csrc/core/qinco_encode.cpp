@@ -43,6 +43,7 @@ struct Scratch {
   std::vector<int> best;            // chosen from scores
   Floats h, z;                      // activations of kCandidates; z where Out follows
   std::vector<const float*> terms;  // rows to be added up
+  Floats residual, rest;            // x - base of a vector, and scratch
   // What products in bf16 take of the above.
   Rounded rounded, h_rounded, z_rounded;
 };
@@ -104,8 +105,9 @@ void smallest(const float* score, int m, int n, Floats& few, std::vector<int>& c
 
 class BlockEncoder {
  public:
-  BlockEncoder(const QincoWeights& weights, int A, int B, Scratch& scratch)
-      : w_(weights), A_(A), B_(B), s_(scratch) {}
+  BlockEncoder(const QincoWeights& weights, int A, int B, const AdditiveTerm* term,
+               Scratch& scratch)
+      : w_(weights), A_(A), B_(B), term_(term), s_(scratch) {}
 
   void encode(idx_t n, const float* x, const idx_t* list_no, std::uint8_t* codes) {
     n_ = n;
@@ -120,9 +122,13 @@ class BlockEncoder {
       const int width = std::min(A_ * B_, hypotheses_ * w_.K());
       preselect(step, width);
       evaluate(step);
-      keep_best(width, m + 1 < n_steps ? std::min(B_, width) : 1, m + (w_.ivf() ? 0 : 1));
+      const int keep = m + 1 < n_steps ? std::min(B_, width) : term_ ? width : 1;
+      keep_best(width, keep, m + (w_.ivf() ? 0 : 1));
     }
-    std::copy_n(s_.codes.data(), n * M_, codes);
+    for (idx_t i = 0; i < n; ++i) {
+      const int b = term_ ? best_for_tables(i, x + i * d, list_no ? list_no[i] : 0) : 0;
+      std::copy_n(s_.codes.data() + (i * hypotheses_ + b) * M_, M_, codes + i * M_);
+    }
   }
 
  private:
@@ -282,8 +288,26 @@ class BlockEncoder {
     hypotheses_ = keep;
   }
 
+  // Of the last hypotheses of vector i the one of the least error, that of the tables included.
+  int best_for_tables(idx_t i, const float* x, idx_t base) {
+    s_.residual.resize(static_cast<std::size_t>(w_.d()));
+    for (idx_t j = 0; j < w_.d(); ++j) s_.residual[j] = x[j] - term_->bases[base * w_.d() + j];
+    const double weight = term_->weight / (static_cast<double>(w_.std()) * w_.std());
+    int best = 0;
+    double least = std::numeric_limits<double>::infinity();
+    for (int b = 0; b < hypotheses_; ++b) {
+      const idx_t row = i * hypotheses_ + b;
+      const double error =
+          s_.norm[row] +
+          weight * term_->tables->error(s_.residual.data(), s_.codes.data() + row * M_, s_.rest);
+      if (error < least) least = error, best = b;
+    }
+    return best;
+  }
+
   const QincoWeights& w_;
   const int A_, B_;
+  const AdditiveTerm* term_;
   Scratch& s_;
   const idx_t dp_ = w_.base().cols;
   const int M_ = w_.M();
@@ -294,11 +318,16 @@ class BlockEncoder {
 }  // namespace
 
 void encode(const QincoWeights& weights, idx_t n, const float* x, const idx_t* list_no, int A,
-            int B, std::uint8_t* codes, const Execution& run) {
+            int B, const AdditiveTerm* term, std::uint8_t* codes, const Execution& run) {
   check(A >= 1 && A <= weights.K(), "A: expected 1 to ", weights.K(), ", got ", A);
   check(B >= 1 && B <= kMaxBeam, "B: expected 1 to ", kMaxBeam, ", got ", B);
   check((list_no != nullptr) == weights.ivf(),
         "list_no: expected one per vector for a model with an IVF, and None without");
+  if (term)
+    check(term->tables->M() == weights.M() && term->tables->K() == weights.K() &&
+              term->tables->d() == weights.d() && term->weight >= 0,
+          "tables: expected those of a model of ", weights.M(),
+          " codes, and a weight of 0 or more");
   for (const QincoStep& step : weights.steps())
     check(A == weights.K() || !step.preselect.empty(),
           "A: the model has no pre-selection codebooks, expected A = ", weights.K(), ", got ", A);
@@ -314,7 +343,7 @@ void encode(const QincoWeights& weights, idx_t n, const float* x, const idx_t* l
   std::vector<Scratch> scratch(static_cast<std::size_t>(n_workers(n_blocks, run)));
   parallel_for(n_blocks, run, [&](idx_t b, int worker) {
     const idx_t begin = b * block;
-    BlockEncoder(weights, A, B, scratch[worker])
+    BlockEncoder(weights, A, B, term, scratch[worker])
         .encode(std::min(block, n - begin), x + begin * weights.d(),
                 list_no ? list_no + begin : nullptr, codes + begin * weights.M());
   });

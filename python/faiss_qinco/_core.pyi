@@ -112,6 +112,9 @@ def encode(
     A: int,
     B: int,
     n_threads: int = 1,
+    tables: AdditiveTables | None = None,
+    bases: _Floats | None = None,
+    additive_weight: float = 0.0,
 ) -> _Codes: ...
 def decode(
     weights: QincoWeights,
@@ -209,7 +212,14 @@ class Engine:
         n_threads: int = 1,
     ) -> tuple[NDArray[np.uint64], _Floats, _Ids]: ...
     def encode(
-        self, x: _Floats, *, list_no: _Ids | None = None, A: int, B: int, n_threads: int = 1
+        self,
+        x: _Floats,
+        *,
+        list_no: _Ids | None = None,
+        A: int,
+        B: int,
+        additive_weight: float = 0.0,
+        n_threads: int = 1,
     ) -> tuple[_Ids, _Codes]: ...
     def add(
         self,

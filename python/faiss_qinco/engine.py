@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _core
 from .coarse import NoLists, Quantizer
-from .codec.codec import QINCoCodec
+from .codec.codec import AdditiveTerm, QINCoCodec
 from .codec.devices import resolve_device
 from .params import Resolved
 from .progress import progress_bar
@@ -48,7 +48,7 @@ class Engine:
     centroids : (nlist, d) float32, by which lists are chosen.
     bases : (nlist, d) float32, what the additive codebooks' residuals are to; may be the centroids.
     additive : (M, K, d) float32, the codebooks of the tables.
-    checkpoints : of early exit. length_correction : as of `IndexIVFQINCo`.
+    checkpoints : of early exit. length_correction, additive_weight : as of `IndexIVFQINCo`.
     core : `_core.Engine`: lists, ids and the calls on them. Searches run together; nothing overlaps
         with a change.
     """
@@ -61,11 +61,12 @@ class Engine:
         checkpoints: list[Checkpoint],
         metric: int,
         length_correction: bool,
+        additive_weight: float,
     ) -> None:
         self.codec, self.centroids, self.additive = codec, centroids, additive
         self.bases = residual_bases(codec, centroids)
         self.checkpoints, self.metric = checkpoints, metric
-        self.length_correction = length_correction
+        self.length_correction, self.additive_weight = length_correction, additive_weight
         self._lock, self._frozen = threading.Lock(), False
         self.core = _core.Engine(
             nlist=len(centroids),
@@ -123,7 +124,10 @@ class Engine:
                 return list_no, codes
 
             additive = self._fitted(codec, n, entries)
-            made = Engine(codec, self.centroids, additive, [], self.metric, self.length_correction)
+            made = Engine(
+                codec, self.centroids, additive, [], self.metric, self.length_correction,
+                self.additive_weight,
+            )  # fmt: skip
 
             def rows(first: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 list_no, codes = entries(first, m)
@@ -168,16 +172,24 @@ class Engine:
     # -- build --------------------------------------------------------------------------------
 
     def encode(
-        self, x: np.ndarray, list_no: np.ndarray | None, device: str
+        self,
+        x: np.ndarray,
+        list_no: np.ndarray | None,
+        device: str,
+        additive_weight: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """x (n, d) float32 and its lists (n,) int64 (None: the nearest centroids) -> list_no, -1
         for rows that are not stored, and codes (n, M) uint8. Not stored are those that no list was
-        found for, that hold NaN or inf, or whose squares overflow."""
+        found for, that hold NaN or inf, or whose squares overflow. additive_weight: None: its own.
+        """
         A, B = self.codec.config.beam(self.codec.K)
         n_threads = get_num_threads()
         device = resolve_device(device)
+        weight = self.additive_weight if additive_weight is None else additive_weight
         if device == "cpu":
-            return self.core.encode(x, list_no=list_no, A=A, B=B, n_threads=n_threads)
+            return self.core.encode(
+                x, list_no=list_no, A=A, B=B, additive_weight=weight, n_threads=n_threads
+            )
         if list_no is None and self.codec.nlist is not None:
             list_no = _core.assign(self.centroids, x, 1, self.metric, n_threads)[0][:, 0]
         found = np.zeros(len(x), np.int64) if list_no is None else list_no
@@ -186,7 +198,9 @@ class Engine:
         rows = np.flatnonzero(found >= 0)
         if len(rows):
             lists = None if self.codec.nlist is None else found[rows]
-            codes[rows] = self.codec.encode(x[rows], lists, device=device)[:, -self.codec.M :]
+            term = AdditiveTerm(self.additive, self.bases, weight) if weight > 0 else None
+            encoded = self.codec.encode(x[rows], lists, additive=term, device=device)
+            codes[rows] = encoded[:, -self.codec.M :]
         return found, codes
 
     def add(

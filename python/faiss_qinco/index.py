@@ -34,12 +34,13 @@ from .codec.statistics import Drift, Statistics, drift
 from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
 from .params import Resolved, resolve_params
+from .ranking.additive import DEFAULT_WEIGHT, MOST_WEIGHT
 from .ranking.fitting import fit
 from .reencode import reencoded
 from .threads import get_num_threads
 from .training import check_files, plan, remove_checkpoint, train_codec
 from .training.budget import Budget
-from .training.config import TrainingConfig
+from .training.config import TrainingConfig, check_number
 from .training.data import TrainingSet
 from .training.processes import from_first, is_first
 
@@ -51,7 +52,8 @@ class _QINCoIndex:
     """What the two indexes share: all but lists, quantizer and ids of one's own."""
 
     __slots__ = (
-        "M", "__weakref__", "_coarse", "_config", "_engine", "_exit_margin", "_length_correction",
+        "M", "__weakref__", "_additive_weight", "_coarse", "_config", "_engine", "_exit_margin",
+        "_length_correction",
         "_nshort", "_rerank_device", "d", "metric_arg", "metric_type", "nbits", "nlist", "training",
         "verbose",
     )  # fmt: skip
@@ -78,6 +80,7 @@ class _QINCoIndex:
         self._nshort: int | None = None
         self._exit_margin, self._rerank_device = 1.0, "cpu"
         self._length_correction = metric == faiss.METRIC_INNER_PRODUCT
+        self._additive_weight = DEFAULT_WEIGHT
         self._coarse = coarse
         self._engine: Engine | None = None
 
@@ -182,6 +185,24 @@ class _QINCoIndex:
         if value and self.metric_type == faiss.METRIC_L2:
             raise ValueError("length_correction: expected False with L2, got True")
         self._length_correction = value
+
+    @property
+    def additive_weight(self) -> float:
+        """What the squared error of the tables counts beside the codec's own where `add` and
+        `sa_encode` choose among the last hypotheses of the beam. Tables then find more by
+        themselves, and shorter shortlists do; `reconstruct` has a little more error. Default 0.1;
+        0: the codes are those of `codec.encode`.
+
+        Set it before `train`, whose tables and margins are fitted to such codes, or between calls
+        of `add`. Raises TypeError for what is no number, ValueError below 0 or not finite.
+        """
+        return self._additive_weight
+
+    @additive_weight.setter
+    def additive_weight(self, value: float) -> None:
+        self._additive_weight = check_number("additive_weight", value, 0.0, MOST_WEIGHT)
+        if self._engine is not None:
+            self._engine.additive_weight = self._additive_weight
 
     def precompute_table(self) -> None:
         """Compute what the first network returns for every list and code (without lists: for
@@ -310,7 +331,8 @@ class _QINCoIndex:
         training = dataclasses.replace(self.training, student=True)
         codec, _, checkpoints = fit(
             engine.codec.with_student(None), data, engine.bases, list_no, self.metric_type,
-            training, self.length_correction, Budget(training.seconds(len(data))),
+            training, self.length_correction, self.additive_weight,
+            Budget(training.seconds(len(data))), engine.additive,
         )  # fmt: skip
         # The tables stay: the biases that are stored belong to them.
         with engine.changing():
@@ -373,7 +395,8 @@ class _QINCoIndex:
         errors, codes, lists = [], [], []
         for begin in range(0, len(chosen), BLOCK):
             rows = as_matrix(x[chosen[begin : begin + BLOCK]], self.d)
-            list_no, found = engine.encode(rows, self._coarse.assign(rows), self.training.device)
+            # Without the tables, as the training's were encoded.
+            list_no, found = engine.encode(rows, self._coarse.assign(rows), self.training.device, 0)
             good = list_no >= 0
             list_no, found = list_no[good], found[good]
             errors.append(np.square(engine.decode(list_no, found) - rows[good]).sum(1))
@@ -434,14 +457,15 @@ class _QINCoIndex:
         codec, additive, checkpoints = from_first(
             lambda: fit(
                 codec, data, bases, list_no, self.metric_type, self.training,
-                self.length_correction, budget,
+                self.length_correction, self.additive_weight, budget,
             )
         )  # fmt: skip
         if centroids is None:
             centroids = bases
         return Engine(
-            codec, centroids, additive, checkpoints, self.metric_type, self.length_correction
-        )
+            codec, centroids, additive, checkpoints, self.metric_type, self.length_correction,
+            self.additive_weight,
+        )  # fmt: skip
 
     def _check_codec(self, codec: QINCoCodec) -> None:
         if not isinstance(codec, QINCoCodec):
@@ -497,6 +521,7 @@ class _QINCoIndex:
         index.verbose, index._nshort = self.verbose, self._nshort
         index._exit_margin, index._rerank_device = self._exit_margin, self._rerank_device
         index._length_correction = self._length_correction
+        index._additive_weight = self._additive_weight
         index._engine = engine.truncate(M)
         return index
 

@@ -22,6 +22,7 @@ from .engine import Engine
 from .index import IndexIVFQINCo, IndexQINCo
 from .pre_transform import IndexPreTransform
 from .quantizer_file import quantizer_of
+from .ranking.additive import MOST_WEIGHT
 from .ranking.early_exit import KS, Checkpoint
 from .storage.container import (
     CHUNK,
@@ -125,6 +126,7 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
             "exit_margin": _none_for_inf(index.exit_margin),
             "metric": index.metric_type,
             "length_correction": index.length_correction,
+            "additive_weight": index.additive_weight,
             "is_trained": index.is_trained,
             "config": config if isinstance(config, str) else config.to_dict(),
             "ntotal": index.ntotal,
@@ -184,10 +186,13 @@ def index_from_state(reader: Reader) -> Any:
         index.exit_margin = take_number(header, "exit_margin", float, 0, _FLOAT_MAX)
     else:
         index.exit_margin = math.inf
-    # A file of before it has none.
+    # A file of before them has none.
     index.length_correction = "length_correction" in header and _take(
         header, "length_correction", bool
     )
+    index.additive_weight = 0.0
+    if "additive_weight" in header:
+        index.additive_weight = take_number(header, "additive_weight", float, 0, MOST_WEIGHT)
     if trained:
         index._engine = _engine(reader, index)
     return index
@@ -206,8 +211,9 @@ def _engine(reader: Reader, index: Any) -> Engine:
     index._check_codec(codec)
     checkpoints = [_exit(reader, values, M, K, d) for values in _take(header, "exits", list)]
     engine = Engine(
-        codec, centroids, additive, checkpoints, index.metric_type, index.length_correction
-    )
+        codec, centroids, additive, checkpoints, index.metric_type, index.length_correction,
+        index.additive_weight,
+    )  # fmt: skip
 
     known: dict[str, int] = {}
     ids = reader.rows("ids", np.int64, ("n",), known)

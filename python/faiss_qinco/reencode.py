@@ -8,11 +8,11 @@ import numpy as np
 
 from . import _core
 from .checks import check_matrix, complaint
-from .codec.codec import QINCoCodec
+from .codec.codec import AdditiveTerm, QINCoCodec
 from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
 from .progress import progress_bar
-from .ranking.fitting import fit, norms
+from .ranking.fitting import FIRST_PART, POINTS_PER_CODEWORD, first_tables, fit, norms
 from .threads import get_num_threads
 from .training import Budget, TrainingConfig
 
@@ -23,8 +23,8 @@ class Stored:
     ids, list_no : (n,) int64. codes : (n, M) uint8.
     """
 
-    def __init__(self, engine: Engine, x: Any) -> None:
-        core, self.codec, self.x = engine.core, engine.codec, x
+    def __init__(self, engine: Engine, x: Any, target: QINCoCodec) -> None:
+        core, self.codec, self.x, self.target = engine.core, engine.codec, x, target
         n = core.n_stored
         self.list_no = np.repeat(np.arange(core.nlist), core.sizes())
         self.ids = core.export_ids(0, n)
@@ -42,17 +42,25 @@ class Stored:
         return len(self.ids)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """(m, d) float32, of int64 numbers in 0..n-1."""
+        """(m, d) float32, of int64 numbers in 0..n-1. Raises ValueError, naming the id, for what
+        the target cannot encode."""
         if self.x is None:
             return self.decoded(self.codec, rows)
         ids = self.ids[rows]
-        if not callable(self.x):
-            return np.ascontiguousarray(self.x[ids], np.float32)
-        found = self.x(ids)
-        check_matrix(found, self.codec.d)
-        if len(found) != len(ids):
-            raise ArgumentError(f"x: expected {len(ids)} vectors for so many ids, got {len(found)}")
-        return np.ascontiguousarray(found, np.float32)
+        if callable(self.x):
+            found = self.x(ids)
+            check_matrix(found, self.codec.d)
+            if len(found) != len(ids):
+                raise ArgumentError(
+                    f"x: expected {len(ids)} vectors for so many ids, got {len(found)}"
+                )
+        else:
+            found = self.x[ids]
+        found = np.ascontiguousarray(found, np.float32)
+        bad = np.flatnonzero(~self.target.encodable(found))
+        if len(bad):
+            raise ArgumentError(f"x: the vector of id {ids[bad[0]]} {complaint(found[bad[0]])}")
+        return found
 
     def lists_of(self, rows: np.ndarray) -> np.ndarray | None:
         return None if self.codec.nlist is None else self.list_no[rows]
@@ -75,31 +83,39 @@ def reencoded(
         )
     if codec.nlist is not None:
         centroids = engine.centroids
-    stored, core = Stored(engine, x), engine.core
+    stored, core = Stored(engine, x, codec), engine.core
     n, fewest = len(stored), codec.K
     if n < fewest:
         raise RuntimeError(
             f"reencode: {n} stored vectors are too few to fit tables to, expected {fewest}; "
             "make another index with train_from_codec"
         )
+    lists = None if codec.nlist is None else stored.list_no
+    bases = residual_bases(codec, None if codec.nlist is None else centroids)
+    corrected, weight = engine.length_correction, engine.additive_weight
+    order = np.argsort(stored.ids, kind="stable")  # a mapped file is read as it lies
+    term = None
+    if weight > 0:
+        n_some = min(n, POINTS_PER_CODEWORD * codec.M * codec.K // FIRST_PART)
+        some = order[np.sort(np.random.default_rng(training.seed).choice(n, n_some, replace=False))]
+        tables = first_tables(codec, stored, some, lists, bases, training, None)  # type: ignore[arg-type]
+        term = AdditiveTerm(tables, bases, weight)
     codes, lengths = np.empty((n, codec.M), np.uint8), np.empty(n, np.float32)
     if engine.length_correction and x is None:
         lengths = core.lengths(stored.list_no, stored.codes, core.export_bias(0, n))
-    order = np.argsort(stored.ids, kind="stable")  # so that a mapped file is read once
     with progress_bar("re-encoding", n, "vector", progress) as bar:
         for begin in range(0, n, BLOCK):
             rows = order[begin : begin + BLOCK]
             vectors = stored[rows]
-            codes[rows] = _encode(codec, stored, rows, vectors, training.device)
+            codes[rows] = _encode(codec, stored, rows, vectors, term, training.device)
             if x is not None:
                 lengths[rows] = norms(vectors)
             bar.to(begin + len(rows))
-    lists = None if codec.nlist is None else stored.list_no
-    seconds = training.seconds(n)
-    bases = residual_bases(codec, None if codec.nlist is None else centroids)
-    corrected = engine.length_correction
-    fitted = fit(codec, stored, bases, lists, engine.metric, training, corrected, Budget(seconds))  # type: ignore[arg-type]
-    new = Engine(fitted[0], centroids, fitted[1], fitted[2], engine.metric, corrected)
+    fitted = fit(
+        codec, stored, bases, lists, engine.metric, training, corrected, weight,  # type: ignore[arg-type]
+        Budget(training.seconds(n)), None if term is None else term.codebooks,
+    )  # fmt: skip
+    new = Engine(fitted[0], centroids, fitted[1], fitted[2], engine.metric, corrected, weight)
     without = np.full(core.ntotal - n, -1)  # they have numbers and no code
     new.core.add(
         np.concatenate((stored.list_no, without)),
@@ -118,15 +134,15 @@ def reencoded(
 
 
 def _encode(
-    codec: QINCoCodec, stored: Stored, rows: np.ndarray, x: np.ndarray, device: str
+    codec: QINCoCodec,
+    stored: Stored,
+    rows: np.ndarray,
+    x: np.ndarray,
+    additive: AdditiveTerm | None,
+    device: str,
 ) -> np.ndarray:
-    bad = np.flatnonzero(~codec.encodable(x))
-    if len(bad):
-        raise ArgumentError(
-            f"x: the vector of id {stored.ids[rows][bad[0]]} {complaint(x[bad[0]])}"
-        )
     lists = stored.lists_of(rows)
-    codes = codec.encode(x, lists, device=device)[:, -codec.M :].astype(np.uint8)
+    codes = codec.encode(x, lists, additive=additive, device=device)[:, -codec.M :].astype(np.uint8)
     if stored.x is None:
         # The codes that there are may say it better: a codec that has been fine-tuned decodes them
         # nearly as before, and what is encoded twice loses twice.

@@ -57,6 +57,7 @@ def test_reencode_is_as_if_added_with_the_codec(images, tuned, base, queries, iv
     x = base[:700].copy()
     x[[5, 699]] = np.nan
     index, codec = restored(images[ivf]), tuned[ivf]
+    index.additive_weight = 0
     index.add(x)
     if ivf:
         index.make_direct_map()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import pickle
 import weakref
@@ -99,6 +100,7 @@ def test_with_inner_product_codes_add_to_the_means_of_the_lists(trained, learn, 
     for other in (codec, pickle.loads(pickle.dumps(codec)), copy.deepcopy(index).codec):
         found = other.encode(base[:100])
         np.testing.assert_array_equal(found[:, 0], (base[:100] @ centroids.T).argmax(1))
+    index.additive_weight = 0
     index.add(base[:100])
     index.make_direct_map()
     np.testing.assert_allclose(
@@ -109,6 +111,36 @@ def test_with_inner_product_codes_add_to_the_means_of_the_lists(trained, learn, 
 def of_length(x_hat, x):
     """x_hat (n, d), as long as x is."""
     return x_hat * (np.linalg.norm(x, axis=1) / np.linalg.norm(x_hat, axis=1))[:, None]
+
+
+def test_codes_are_chosen_with_the_tables_error(trained, learn, base):
+    codec, base = fq.deserialize_index(trained[faiss.METRIC_L2]).codec, base[:2000]
+    config = dataclasses.replace(codec.config, B=16)
+    codec = fq.QINCoCodec(config, codec.M, codec.nbits, True, codec.mean, codec.std, codec.tensors)
+    found = {}
+    for weight in (0.0, 0.5):
+        index = new_index()
+        index.additive_weight = weight
+        index.train_from_codec(learn, codec)
+        index.add(base)
+        again = fq.deserialize_index(fq.serialize_index(index))
+        assert again.additive_weight == weight
+        np.testing.assert_array_equal(again.sa_encode(base[:50]), index.sa_encode(base[:50]))
+        lists, codes = index._engine.encode(base, None, "cpu")
+        tables = index.codec.centroids()[lists]
+        for m, codebook in enumerate(index._engine.additive):
+            tables = tables + codebook[codes[:, m]]
+        decoded = index.reconstruct_n(0, len(base))
+        found[weight] = np.array([np.square(y - base).sum(1).mean() for y in (decoded, tables)])
+    more, less = found[0.5] / found[0.0]
+    assert 1 < more < 1.05 and less < 0.98
+    index.additive_weight = 0
+    lists = index.sa_encode(base[:50])[:, 0].astype(np.int64)
+    codes = codec.encode(base[:50], lists)[:, 1:]
+    np.testing.assert_array_equal(index.sa_encode(base[:50])[:, 1:], codes)
+    for bad, error in ((-1, ValueError), (np.inf, ValueError), ("1", TypeError)):
+        with pytest.raises(error, match="additive_weight"):
+            index.additive_weight = bad
 
 
 def test_length_correction(trained, learn, queries):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
 
 ENCODE_BATCH = 1024
 FLOAT = np.finfo(np.float32)
+
+
+class AdditiveTerm(NamedTuple):
+    """What can count beside the error in the choice of codes: weight times the squared error of
+    additive codebooks (M, K, d) on bases (nlist, d; 1, d without an IVF), all float32. Tables of
+    such codebooks then lose less of what the codes know."""
+
+    codebooks: np.ndarray
+    bases: np.ndarray
+    weight: float
 
 
 @dataclass
@@ -183,6 +194,7 @@ class QINCoCodec:
         *,
         A: int | None = None,
         B: int | None = None,
+        additive: AdditiveTerm | None = None,
         device: str = "auto",
         progress: bool = False,
     ) -> np.ndarray:
@@ -191,10 +203,12 @@ class QINCoCodec:
         x (n, d), any real dtype. Behind an IVF, list_no (n,) int64 says which list each vector goes
         to (default: the nearest centroid by `metric`) and the result is (n, M + 1) int32, the list
         first; else (n, M) uint8. A, B: default the config's; A 0: all K codewords, the only choice
-        without pre-selection codebooks. device: "auto", "cpu" (the extension) or a torch device;
-        "cpu:0" is torch on CPU tensors. Raises ValueError for wrong shapes, A, B, a list that does
-        not exist, and, naming the row, for a vector with NaN or inf or one too long for squared
-        distances in float32 (see `encodable`); RuntimeError where torch cannot use the device.
+        without pre-selection codebooks. additive: of the last hypotheses that of the least error,
+        this term included, is taken, not that of the least error alone. device: "auto", "cpu" (the
+        extension) or a torch device; "cpu:0" is torch on CPU tensors. Raises ValueError for wrong
+        shapes, A, B, a list that does not exist, and, naming the row, for a vector with NaN or inf
+        or one too long for squared distances in float32 (see `encodable`); RuntimeError where torch
+        cannot use the device.
         """
         x = _rows("x", x, self.d)
         if list_no is not None and (self.nlist is None or list_no.shape != (len(x),)):
@@ -219,7 +233,9 @@ class QINCoCodec:
                 f"A: the model has no pre-selection codebooks, expected A = {self.K}, got {A}"
             )
         device = resolve_device(device)
-        encode = self._encode if device == "cpu" else partial(self._encode_torch, device=device)
+        encode = partial(self._encode, additive=self._packed(additive))
+        if device != "cpu":
+            encode = partial(self._encode_torch, additive=additive, device=device)
         parts = [slice(i, min(i + ENCODE_BATCH, len(x))) for i in range(0, len(x), ENCODE_BATCH)]
         for part in parts:  # before the work of hours
             rows = np.ascontiguousarray(x[part], np.float32)
@@ -251,11 +267,43 @@ class QINCoCodec:
         found: np.ndarray = usable(x) & usable(normalised)
         return found
 
-    def _encode(self, x: np.ndarray, list_no: np.ndarray | None, A: int, B: int) -> np.ndarray:
-        return _core.encode(self.weights, x, list_no, A, B, get_num_threads())
+    def _packed(self, additive: AdditiveTerm | None) -> dict[str, Any]:
+        """The term as the extension's function takes it. Raises ValueError for what is not of this
+        codec."""
+        if additive is None:
+            return {}
+        codebooks, bases, weight = additive
+        n_bases = 1 if self.nlist is None else self.nlist
+        for name, array, shape in (
+            ("codebooks", codebooks, (self.M, self.K, self.d)), ("bases", bases, (n_bases, self.d)),
+        ):  # fmt: skip
+            if array.shape != shape:
+                raise ArgumentError(f"additive: expected {name} {shape}, got {array.shape}")
+        if not 0 <= weight < math.inf:
+            raise ArgumentError(f"additive: expected a weight of 0 or more, got {weight}")
+        tables = _core.AdditiveTables(codebooks)
+        return {"tables": tables, "bases": bases, "additive_weight": weight}
+
+    def _encode(
+        self,
+        x: np.ndarray,
+        list_no: np.ndarray | None,
+        A: int,
+        B: int,
+        *,
+        additive: dict[str, Any],
+    ) -> np.ndarray:
+        return _core.encode(self.weights, x, list_no, A, B, get_num_threads(), **additive)
 
     def _encode_torch(
-        self, x: np.ndarray, list_no: np.ndarray | None, A: int, B: int, device: str
+        self,
+        x: np.ndarray,
+        list_no: np.ndarray | None,
+        A: int,
+        B: int,
+        *,
+        additive: AdditiveTerm | None,
+        device: str,
     ) -> np.ndarray:
         import torch
 
@@ -265,7 +313,15 @@ class QINCoCodec:
         dtype = torch.bfloat16 if use_bf16(None, device) else torch.float32
         rows = torch.from_numpy((x - self.mean) / np.float32(self.std)).to(device)
         lists = None if list_no is None else torch.tensor(list_no, device=device)
-        codes = beam_encode(model, self._steps(device, dtype), rows, lists, A, B)[0]
+        term = None
+        if additive is not None:
+            codebooks, bases, weight = additive
+            term = (
+                torch.from_numpy(codebooks / np.float32(self.std)).to(device),
+                torch.from_numpy((bases - self.mean) / np.float32(self.std)).to(device),
+                weight,
+            )
+        codes = beam_encode(model, self._steps(device, dtype), rows, lists, A, B, term)[0]
         return codes[:, -self.M :].to(torch.uint8).cpu().numpy()
 
     def assign(self, x: np.ndarray) -> np.ndarray | None:

@@ -87,15 +87,21 @@ def compile_steps(model: QINCo, dtype: torch.dtype) -> list[CompiledStep]:
 
 @torch.no_grad()
 def beam_encode(
-    model: QINCo, steps: list[CompiledStep], x: Tensor, lists: Tensor | None, A: int, B: int
+    model: QINCo,
+    steps: list[CompiledStep],
+    x: Tensor,
+    lists: Tensor | None,
+    A: int,
+    B: int,
+    additive: tuple[Tensor, Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Encode normalised vectors.
 
     B hypotheses go on from step to step; the network sees A·B candidates, the best of all
     hypotheses and codewords together before the network (the paper takes A for each hypothesis).
     x (n, d) float32; lists (n,) int64 with an IVF, else None (the first code is then searched as
-    well). Returns codes (n, 1 + n_steps) int64, the base first, and the squared error (n,) in
-    normalised space as the encoder saw it.
+    well). additive: as `AdditiveTerm`, normalised. Returns codes (n, 1 + n_steps) int64, the base
+    first, and the squared error (n,) in normalised space as the encoder saw it.
     """
     n, d = x.shape
     if lists is not None:
@@ -116,12 +122,27 @@ def beam_encode(
             parent, k = step.preselected(e[part], width)
             cand = step.errors(e[part], x[part, None] + e[part], parent, k)
             err = torch.linalg.vector_norm(cand, dim=2, dtype=torch.float32)
+            if additive is not None and m == len(steps) - 1:
+                err = err.square() + additive_errors(additive, x[part], codes[part], parent, k)
             best = err.topk(keep, dim=1, largest=False).indices
             new_e[part] = cand.gather(1, best[:, :, None].expand(-1, -1, d))
             old = codes[part].gather(1, parent.gather(1, best)[:, :, None].expand(-1, -1, m + 1))
             new_codes[part] = torch.cat((old, k.gather(1, best)[:, :, None]), dim=2)
         codes, e = new_codes, new_e
     return codes[:, 0], e[:, 0].square().sum(1)
+
+
+def additive_errors(
+    additive: tuple[Tensor, Tensor, float], x: Tensor, codes: Tensor, parent: Tensor, k: Tensor
+) -> Tensor:
+    """The term of last candidates (n, width): a parent of codes (n, H, 1 + steps), and k."""
+    codebooks, bases, weight = additive
+    ivf = codes.shape[2] == len(codebooks)  # then the first is the list
+    rest = x[:, None] - (bases[codes[:, :, 0]] if ivf else bases[0])
+    for m, codebook in enumerate(codebooks[:-1]):
+        rest = rest - codebook[codes[:, :, m + ivf]]
+    error = torch.take_along_dim(rest, parent[:, :, None], 1) - codebooks[-1][k]
+    return weight * error.square().sum(2)
 
 
 def chunks(n: int, size: int) -> Iterable[slice]:

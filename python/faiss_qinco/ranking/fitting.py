@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..codec.codec import QINCoCodec
+from ..codec.codec import AdditiveTerm, QINCoCodec
 from ..codec.config import student_pays
 from ..progress import progress_bar
 from ..training import TrainingConfig, TrainingSet, distill
@@ -27,6 +27,7 @@ from .early_exit import (
 POINTS_PER_CODEWORD = 50  # training vectors, per unknown codeword of the M·K,
 FEW_POINTS = 4  # and with no time left; margins are then likely to be infinite
 ENCODING_SHARE = 0.5  # of the time that is left; a student and the fits have the rest
+FIRST_PART, FIRST_SHARE = 4, 0.15  # one vector in so many, and its time, for tables to choose by
 ENCODED = 1 << 12  # vectors at a time: time is looked at in between
 CANDIDATES_PART = 4  # one in so many is a candidate of the calibration,
 CANDIDATES = 1 << 16  # of so many at most
@@ -47,7 +48,9 @@ def fit(
     metric: int,
     training: TrainingConfig,
     length_correction: bool,
+    additive_weight: float,
     budget: Budget | None = None,
+    additive: np.ndarray | None = None,
 ) -> tuple[QINCoCodec, np.ndarray, list[Checkpoint]]:
     """The codec, with a student or without as `training` says, additive codebooks (M, K, d) float32
     and checkpoints, from training vectors x: (n, d) float32, or what gives such rows for a slice or
@@ -55,6 +58,8 @@ def fit(
 
     bases (nlist, d), and with an IVF list_no (n,) int64: what the codebooks' residuals are to.
     length_correction: whether searches stretch what is decoded to the stored vectors' lengths.
+    additive_weight: of the tables' error in the choice of codes; by codebooks that are known
+    already, `additive`, or else by some that are fitted first.
     budget: with little time left fewer vectors are encoded (`POINTS_PER_CODEWORD` for each of the
     M·K codewords, `FEW_POINTS` at least), and with none left then there are no checkpoints; None:
     no limit.
@@ -68,7 +73,12 @@ def fit(
     lists = np.zeros(len(x), np.int64) if list_no is None else np.asarray(list_no)
     order = order[lists[order] >= 0]
     rows = order[: POINTS_PER_CODEWORD * codec.M * codec.K]
-    codes = _encode(codec, x, rows, None if list_no is None else lists, training, budget)
+    of_rows = None if list_no is None else lists
+    if additive is None and additive_weight > 0:
+        some = rows[: max(FEW_POINTS * codec.M * codec.K, len(rows) // FIRST_PART)]
+        additive = first_tables(codec, x, some, of_rows, bases, training, budget)
+    term = None if additive is None else AdditiveTerm(additive, bases, additive_weight)
+    codes = _encode(codec, x, rows, of_rows, training, budget, ENCODING_SHARE, term)
     rows = rows[: len(codes)]
     chosen = lists[rows]
     n_fitted = len(rows) - min(len(rows) // CANDIDATES_PART, CANDIDATES)
@@ -160,6 +170,26 @@ def calibrate(
     return found, range_margins(queries[:RANGE_QUERIES], copies, approximations, exact, metric)
 
 
+def first_tables(
+    codec: QINCoCodec,
+    x: np.ndarray | TrainingSet,
+    rows: np.ndarray,
+    lists: np.ndarray | None,
+    bases: np.ndarray,
+    training: TrainingConfig,
+    budget: Budget | None,
+) -> np.ndarray:
+    """Additive codebooks to choose codes by, fitted to codes of these rows of x that were chosen
+    without. Other arguments as of `fit`, lists as list_no."""
+    codes = _encode(codec, x, rows, lists, training, budget, FIRST_SHARE, None)
+    fit = AdditiveFit(codec.M, codec.K, codec.d)
+    for part in parts(0, len(codes)):
+        chosen = rows[part]
+        base = bases[0] if lists is None else bases[lists[chosen]]
+        fit.update(codes[part], {0: x[chosen] - base})
+    return fit.solve()
+
+
 def _encode(
     codec: QINCoCodec,
     x: np.ndarray | TrainingSet,
@@ -167,18 +197,19 @@ def _encode(
     lists: np.ndarray | None,
     training: TrainingConfig,
     budget: Budget | None,
+    time_share: float,
+    additive: AdditiveTerm | None,
 ) -> np.ndarray:
     """The codes (n, M) uint8 of as many of the first rows of x as there is time for."""
-    time_left = (budget or Budget()).share(ENCODING_SHARE)
+    time_left = (budget or Budget()).share(time_share)
     few = min(len(rows), FEW_POINTS * codec.M * codec.K)
     codes: list[np.ndarray] = []
     n_done, show = 0, training.progress and len(rows) >= PROGRESS_VECTORS
     with progress_bar("encoding training vectors", len(rows), "vector", show) as bar:
         while n_done < len(rows) and (n_done < few or time_left.left() > 0):
             part = rows[n_done : n_done + ENCODED]
-            found = codec.encode(
-                x[part], None if lists is None else lists[part], device=training.device
-            )
+            of_part = None if lists is None else lists[part]
+            found = codec.encode(x[part], of_part, additive=additive, device=training.device)
             codes.append(found[:, -codec.M :].astype(np.uint8))
             n_done += len(part)
             bar.to(n_done)

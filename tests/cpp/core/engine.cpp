@@ -163,7 +163,7 @@ TEST_CASE("engine: encodes what can be stored as the encoder does, in lists by i
         std::vector<idx_t> list_no(n), expected_list(n);
         std::vector<float> distance(n);
         std::vector<std::uint8_t> codes(n * 3), expected(3);
-        index.engine->encode(n, x.data(), nullptr, A, B, list_no.data(), codes.data(), {2});
+        index.engine->encode(n, x.data(), nullptr, A, B, 0, list_no.data(), codes.data(), {2});
         assign(Index::nlist, index.centroids.data(), d, n, x.data(), 1, metric,
                expected_list.data(), distance.data(), {1});
         for (idx_t i = 0; i < n; i += i < 100 ? 1 : 97) {
@@ -173,8 +173,8 @@ TEST_CASE("engine: encodes what can be stored as the encoder does, in lists by i
             continue;
           }
           CHECK(list_no[i] == expected_list[i]);
-          encode(*index.weights, 1, &x[i * d], ivf ? &list_no[i] : nullptr, A, B, expected.data(),
-                 {1});
+          encode(*index.weights, 1, &x[i * d], ivf ? &list_no[i] : nullptr, A, B, nullptr,
+                 expected.data(), {1});
           CHECK(std::equal(expected.begin(), expected.end(), &codes[i * 3]));
         }
       }
@@ -184,7 +184,7 @@ void add(Engine& engine, idx_t n, const float* x, const idx_t* ids, const idx_t*
          int b, const Execution& run) {
   std::vector<idx_t> list_no(static_cast<std::size_t>(n));
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * engine.M()));
-  engine.encode(n, x, chosen, a, b, list_no.data(), codes.data(), run);
+  engine.encode(n, x, chosen, a, b, 0, list_no.data(), codes.data(), run);
   engine.add(n, list_no.data(), codes.data(), nullptr, ids, run);
 }
 
@@ -206,7 +206,7 @@ TEST_CASE("engine: every row takes a number, and those that can be are stored") 
         Engine one(index.parts()), other(index.parts());
         for (int times = 0; times < 2; ++times) {
           add(one, n, x.data(), ids_given, lists_given, A, B, {2});
-          other.encode(n, x.data(), lists_given, A, B, list_no.data(), codes.data(), {1});
+          other.encode(n, x.data(), lists_given, A, B, 0, list_no.data(), codes.data(), {1});
           other.add(n, list_no.data(), codes.data(), nullptr, ids_given, {1});
         }
         CHECK(contents(one) == contents(other));

@@ -13,10 +13,10 @@ namespace {
 
 std::vector<std::uint8_t> encoded(const QincoWeights& weights, const std::vector<float>& x,
                                   const std::vector<idx_t>& list_no, int A, int B,
-                                  int n_threads = 1) {
+                                  int n_threads = 1, const AdditiveTerm* term = nullptr) {
   const idx_t n = static_cast<idx_t>(x.size()) / weights.d();
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * weights.M()), 99);
-  encode(weights, n, x.data(), weights.ivf() ? list_no.data() : nullptr, A, B, codes.data(),
+  encode(weights, n, x.data(), weights.ivf() ? list_no.data() : nullptr, A, B, term, codes.data(),
          {n_threads});
   return codes;
 }
@@ -35,28 +35,36 @@ double error(const QincoWeights& weights, const std::vector<float>& x,
 
 TEST_CASE("encode: all codewords and enough hypotheses find the best of all codes") {
   for (bool ivf : {true, false})
-    for (idx_t d_e : {12, 20}) {
-      test::Rng rng;
-      const test::Model model(rng, ivf, true, 12, d_e, ivf ? 2 : 1);
-      const QincoWeights weights = model.weights();
-      const idx_t n = 9;
-      const auto x = rng.floats(n * 12, 2);
-      const std::vector<idx_t> list_no(n, 3);
-      const auto codes = encoded(weights, x, list_no, 16, 16);
-      for (idx_t i = 0; i < n; ++i) {
-        double best = 1e30, found = 0;
-        for (int code = 0; code < 256; ++code) {
-          const std::uint8_t both[2] = {static_cast<std::uint8_t>(code / 16),
-                                        static_cast<std::uint8_t>(code % 16)};
-          const auto y = model.decode(3, both, 2);
-          double e = 0;
-          for (idx_t j = 0; j < 12; ++j) e += (y[j] - x[i * 12 + j]) * (y[j] - x[i * 12 + j]);
-          best = std::min(best, e);
-          if (both[0] == codes[i * 2] && both[1] == codes[i * 2 + 1]) found = e;
+    for (idx_t d_e : {12, 20})
+      for (float weight : {0.0f, 0.5f}) {  // of the error of tables
+        test::Rng rng;
+        const test::Model model(rng, ivf, true, 12, d_e, ivf ? 2 : 1);
+        const QincoWeights weights = model.weights();
+        const idx_t n = 9;
+        const auto x = rng.floats(n * 12, 2);
+        const auto codebooks = rng.floats(2 * 16 * 12, 1), bases = rng.floats(5 * 12, 1);
+        const AdditiveTables tables(2, 16, 12, codebooks.data());
+        const AdditiveTerm term{&tables, bases.data(), weight};
+        const std::vector<idx_t> list_no(n, 3);
+        const auto codes = encoded(weights, x, list_no, 16, 16, 1, weight > 0 ? &term : nullptr);
+        for (idx_t i = 0; i < n; ++i) {
+          double best = 1e30, found = 0;
+          for (int code = 0; code < 256; ++code) {
+            const std::uint8_t both[2] = {static_cast<std::uint8_t>(code / 16),
+                                          static_cast<std::uint8_t>(code % 16)};
+            const auto y = model.decode(3, both, 2);
+            double e = 0;
+            for (idx_t j = 0; j < 12; ++j) {
+              const float of_tables = bases[(ivf ? 3 : 0) * 12 + j] + codebooks[both[0] * 12 + j] +
+                                      codebooks[(16 + both[1]) * 12 + j] - x[i * 12 + j];
+              e += (y[j] - x[i * 12 + j]) * (y[j] - x[i * 12 + j]) + weight * of_tables * of_tables;
+            }
+            best = std::min(best, e);
+            if (both[0] == codes[i * 2] && both[1] == codes[i * 2 + 1]) found = e;
+          }
+          CHECK(found == doctest::Approx(best).epsilon(1e-5));
         }
-        CHECK(found == doctest::Approx(best).epsilon(1e-5));
       }
-    }
 }
 
 TEST_CASE("encode: the codes of a vector depend neither on the batch nor on the threads") {
@@ -122,7 +130,8 @@ TEST_CASE("encode: bad arguments are refused") {
   CHECK_THROWS_AS(encoded(weights, x, {0}, 17, 2), CheckError);
   CHECK_THROWS_AS(encoded(weights, x, {0}, 4, 0), CheckError);
   std::vector<std::uint8_t> codes(2);
-  CHECK_THROWS_AS(encode(weights, 1, x.data(), nullptr, 4, 2, codes.data(), {1}), CheckError);
+  CHECK_THROWS_AS(encode(weights, 1, x.data(), nullptr, 4, 2, nullptr, codes.data(), {1}),
+                  CheckError);
   for (auto& step : model.steps) step.preselect.clear();
   CHECK_THROWS_AS(encoded(model.weights(), x, {0}, 4, 2), CheckError);
 }

@@ -8,6 +8,7 @@ import pytest
 
 import faiss_qinco as fq
 from faiss_qinco.codec import codec as codec_module
+from faiss_qinco.codec.codec import AdditiveTerm
 from faiss_qinco.codec.weights import pack_weights
 
 from . import reference
@@ -57,12 +58,19 @@ def test_torch_finds_the_same_codes(name, nlist, monkeypatch):
     rng = np.random.default_rng(5)
     x = 3 * rng.standard_normal((150, codec.d), dtype=np.float32)
     list_no = None if nlist is None else rng.integers(0, nlist, 150)
-    for A, B in ((codec.K, 3), (4, 5), (1, 1)):
+    bases = codec.mean[None] if nlist is None else codec.bases()
+    codebooks = rng.standard_normal((codec.M, codec.K, codec.d), dtype=np.float32)
+    for A, B, weight in ((codec.K, 3, 0), (4, 5, 0), (1, 1, 0), (codec.K, 3, 0.5), (4, 5, 0.5)):
         if codec.config.A == 0 and codec.K > A:
             continue
-        codes = codec.encode(x, list_no, A=A, B=B)[:, -codec.M :]
-        found = codec._encode_torch(x, list_no, A, B, "cpu")
+        term = AdditiveTerm(codebooks, bases, weight) if weight else None
+        codes = codec.encode(x, list_no, A=A, B=B, additive=term)[:, -codec.M :]
+        found = codec._encode_torch(x, list_no, A, B, additive=term, device="cpu")
         assert (codes == found).all(axis=1).mean() > 0.97  # near-ties may swap
+    with pytest.raises(ValueError, match="additive: expected codebooks"):
+        codec.encode(x, list_no, additive=AdditiveTerm(codebooks[1:], bases, 0.5))
+    with pytest.raises(ValueError, match="additive: expected a weight"):
+        codec.encode(x, list_no, additive=AdditiveTerm(codebooks, bases, np.nan))
 
 
 def test_encoding_in_bf16(trained, base, monkeypatch):

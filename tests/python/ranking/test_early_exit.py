@@ -119,11 +119,13 @@ def test_checkpoints():
 def test_without_time_there_are_tables_and_nothing_more(trained, learn, queries):
     codec = fq.deserialize_index(trained[faiss.METRIC_L2]).codec
     lists = codec.encode(learn[:6000])[:, 0].astype(np.int64)
-    args = codec, learn[:6000], codec.centroids(), lists, faiss.METRIC_L2, training(), False
+    args = codec, learn[:6000], codec.centroids(), lists, faiss.METRIC_L2, training(), False, 0.1
     _, additive, checkpoints = fit(*args, Budget(1e-9))
     assert checkpoints == []
     index = fq.deserialize_index(trained[faiss.METRIC_L2])
-    index._engine = Engine(codec, codec.centroids(), additive, checkpoints, faiss.METRIC_L2, False)
+    index._engine = Engine(
+        codec, codec.centroids(), additive, checkpoints, faiss.METRIC_L2, False, 0.1
+    )
     index.add(learn[6000:8000])
     index.nprobe, index.nshort = 16, 50
     nearest = faiss.knn(queries, learn[6000:8000], 1)[1]
