@@ -105,8 +105,8 @@ void lut_scan_u8(int M, std::int64_t n, double bandwidth) {
     const double s = seconds([&] {
       for (int r = 0; r < rounds; ++r)
         for (std::int64_t i = 0; i < n; i += kRun) {
-          kernel(codes.data() + i * M, std::min(kRun, n - i), M, lut.data(), bias.data() + i, 1.5f,
-                 1, 100, 400, survivors);
+          kernel(codes.data() + i * M, kScanBlock * M, std::min(kRun, n - i), M, lut.data(),
+                 bias.data() + i, 1.5f, 1, 100, 400, survivors);
           sink = sink + survivors[0];
         }
     });

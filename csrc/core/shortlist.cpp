@@ -134,7 +134,7 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
                            : lut_u8.constant(coarse_score, threshold);
       const bool bounded = std::isfinite(constant);
       if (bounded) {
-        scan_u8(block, n, M, lut_u8.values(), list.bias.data() + begin, lut_u8.scale(),
+        scan_u8(block, block_bytes, n, M, lut_u8.values(), list.bias.data() + begin, lut_u8.scale(),
                 kRatios ? -threshold : 1.0f, constant, kRatios ? 0.0f : threshold, survivors);
         run = std::min(2 * run, kLongestRun);
       }

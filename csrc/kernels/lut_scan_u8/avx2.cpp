@@ -65,10 +65,10 @@ std::uint64_t scan(const std::uint8_t* block, int M, const std::uint8_t* lut, co
 
 }  // namespace
 
-void lut_scan_u8_avx2(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                      const float* bias, float scale, float slope, float constant, float threshold,
-                      std::uint64_t* survivors) {
-  for (; n >= 64; n -= 64, blocks += 64 * M, bias += 64)
+void lut_scan_u8_avx2(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
+                      const std::uint8_t* lut, const float* bias, float scale, float slope,
+                      float constant, float threshold, std::uint64_t* survivors) {
+  for (; n >= 64; n -= 64, blocks += block_bytes, bias += 64)
     *survivors++ = scan(blocks, M, lut, bias, scale, slope, constant, threshold);
   if (n <= 0) return;
   float padded[64] = {};

@@ -18,10 +18,9 @@ inline __m512i lookup(const __m512i* t, __m512i code) {
 }
 
 template <int B>
-void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_t* lut,
-          const float*& bias, float scale, float slope, float constant, float threshold,
-          std::uint64_t*& survivors) {
-  const std::int64_t block_bytes = 64 * std::int64_t{M};
+void scan(const std::uint8_t*& blocks, std::int64_t block_bytes, std::int64_t& n, int M,
+          const std::uint8_t* lut, const float*& bias, float scale, float slope, float constant,
+          float threshold, std::uint64_t*& survivors) {
   __m512i even[B], odd[B];
   for (int b = 0; b < B; ++b) even[b] = odd[b] = _mm512_setzero_si512();
   for (int m = 0; m < M; ++m, lut += 256) {
@@ -49,11 +48,13 @@ void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_
 
 }  // namespace
 
-void lut_scan_u8_avx512(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                        const float* bias, float scale, float slope, float constant,
-                        float threshold, std::uint64_t* survivors) {
-  while (n > 64) scan<2>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
-  if (n > 0) scan<1>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
+void lut_scan_u8_avx512(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
+                        const std::uint8_t* lut, const float* bias, float scale, float slope,
+                        float constant, float threshold, std::uint64_t* survivors) {
+  while (n > 64)
+    scan<2>(blocks, block_bytes, n, M, lut, bias, scale, slope, constant, threshold, survivors);
+  if (n > 0)
+    scan<1>(blocks, block_bytes, n, M, lut, bias, scale, slope, constant, threshold, survivors);
 }
 
 }  // namespace fq

@@ -7,10 +7,9 @@ namespace fq {
 namespace {
 
 template <int B>
-void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_t* lut,
-          const float*& bias, float scale, float slope, float constant, float threshold,
-          std::uint64_t*& survivors) {
-  const std::int64_t block_bytes = 64 * std::int64_t{M};
+void scan(const std::uint8_t*& blocks, std::int64_t block_bytes, std::int64_t& n, int M,
+          const std::uint8_t* lut, const float*& bias, float scale, float slope, float constant,
+          float threshold, std::uint64_t*& survivors) {
   // `all` adds the bytes of two codes as one number of 16 bits: a saved mask in every step, since
   // the even codes' sums are what the odd ones leave of it, modulo 2^16.
   __m512i all[B], odd[B];
@@ -42,12 +41,16 @@ void scan(const std::uint8_t*& blocks, std::int64_t& n, int M, const std::uint8_
 
 }  // namespace
 
-void lut_scan_u8_avx512_vbmi(const std::uint8_t* blocks, std::int64_t n, int M,
-                             const std::uint8_t* lut, const float* bias, float scale, float slope,
-                             float constant, float threshold, std::uint64_t* survivors) {
-  while (n > 3 * 64) scan<4>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
-  if (n > 64) scan<2>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
-  if (n > 0) scan<1>(blocks, n, M, lut, bias, scale, slope, constant, threshold, survivors);
+void lut_scan_u8_avx512_vbmi(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n,
+                             int M, const std::uint8_t* lut, const float* bias, float scale,
+                             float slope, float constant, float threshold,
+                             std::uint64_t* survivors) {
+  while (n > 3 * 64)
+    scan<4>(blocks, block_bytes, n, M, lut, bias, scale, slope, constant, threshold, survivors);
+  if (n > 64)
+    scan<2>(blocks, block_bytes, n, M, lut, bias, scale, slope, constant, threshold, survivors);
+  if (n > 0)
+    scan<1>(blocks, block_bytes, n, M, lut, bias, scale, slope, constant, threshold, survivors);
 }
 
 }  // namespace fq

@@ -1,13 +1,13 @@
 // lut_scan_u8: which codes of a run of scan blocks may score below a threshold, from 8-bit tables.
 //
-//   sum[i]   = lut[0][code(i, 0)] + lut[1][code(i, 1)] + ...                 an integer, i in
-//   0..n-1 bound[i] = float(sum[i]) * scale + (bias[i] * slope + constant)                  in
-//   float32, unfused
+//   sum[i]   = lut[0][code(i, 0)] + ... + lut[M - 1][code(i, M - 1)]     an integer, i in 0..n-1
+//   bound[i] = float(sum[i]) * scale + (bias[i] * slope + constant)      in float32, unfused
 //
 // Bit i % 64 of survivors[i / 64] says whether bound[i] <= threshold (false for NaN). The bits of
 // the last word beyond n are zero.
 //
-// blocks: ceil(n / 64) scan blocks of M rows of 64 bytes; row m holds step m of 64 codes, nbits 8.
+// blocks: ceil(n / 64) scan blocks, block_bytes from one to the next, of which the first M rows of
+//         64 bytes are read: row m holds step m of 64 codes, nbits 8. block_bytes: at least 64 * M.
 // M:      1..256, so that a sum is at most 65,280 and 16 bits hold it.
 // lut:    (M, 256).   bias: (n).   survivors: (ceil(n / 64)), overwritten.   n >= 0.
 // No alignment is asked for.
@@ -20,24 +20,25 @@
 
 namespace fq {
 
-using LutScanU8 = void (*)(const std::uint8_t* blocks, std::int64_t n, int M,
-                           const std::uint8_t* lut, const float* bias, float scale, float slope,
-                           float constant, float threshold, std::uint64_t* survivors);
+using LutScanU8 = void (*)(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n,
+                           int M, const std::uint8_t* lut, const float* bias, float scale,
+                           float slope, float constant, float threshold, std::uint64_t* survivors);
 
-void lut_scan_u8_scalar(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                        const float* bias, float scale, float slope, float constant,
-                        float threshold, std::uint64_t* survivors);
-void lut_scan_u8_neon(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                      const float* bias, float scale, float slope, float constant, float threshold,
-                      std::uint64_t* survivors);
-void lut_scan_u8_avx2(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                      const float* bias, float scale, float slope, float constant, float threshold,
-                      std::uint64_t* survivors);
-void lut_scan_u8_avx512(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                        const float* bias, float scale, float slope, float constant,
-                        float threshold, std::uint64_t* survivors);
-void lut_scan_u8_avx512_vbmi(const std::uint8_t* blocks, std::int64_t n, int M,
-                             const std::uint8_t* lut, const float* bias, float scale, float slope,
-                             float constant, float threshold, std::uint64_t* survivors);
+void lut_scan_u8_scalar(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
+                        const std::uint8_t* lut, const float* bias, float scale, float slope,
+                        float constant, float threshold, std::uint64_t* survivors);
+void lut_scan_u8_neon(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
+                      const std::uint8_t* lut, const float* bias, float scale, float slope,
+                      float constant, float threshold, std::uint64_t* survivors);
+void lut_scan_u8_avx2(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
+                      const std::uint8_t* lut, const float* bias, float scale, float slope,
+                      float constant, float threshold, std::uint64_t* survivors);
+void lut_scan_u8_avx512(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
+                        const std::uint8_t* lut, const float* bias, float scale, float slope,
+                        float constant, float threshold, std::uint64_t* survivors);
+void lut_scan_u8_avx512_vbmi(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n,
+                             int M, const std::uint8_t* lut, const float* bias, float scale,
+                             float slope, float constant, float threshold,
+                             std::uint64_t* survivors);
 
 }  // namespace fq

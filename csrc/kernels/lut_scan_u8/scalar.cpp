@@ -2,11 +2,11 @@
 
 namespace fq {
 
-void lut_scan_u8_scalar(const std::uint8_t* blocks, std::int64_t n, int M, const std::uint8_t* lut,
-                        const float* bias, float scale, float slope, float constant,
-                        float threshold, std::uint64_t* survivors) {
+void lut_scan_u8_scalar(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
+                        const std::uint8_t* lut, const float* bias, float scale, float slope,
+                        float constant, float threshold, std::uint64_t* survivors) {
   constexpr int kBlock = 64;
-  for (; n > 0; n -= kBlock, blocks += kBlock * M, bias += kBlock) {
+  for (; n > 0; n -= kBlock, blocks += block_bytes, bias += kBlock) {
     const int rows = n < kBlock ? static_cast<int>(n) : kBlock;
     int sums[kBlock];
     for (int i = 0; i < kBlock; i += 4) {  // four sums that stay in registers

@@ -15,8 +15,12 @@ TEST_CASE("lut_scan_u8: the formula, and every level bit-exact with scalar") {
       CAPTURE(M);
       CAPTURE(n);
       const std::int64_t n_blocks = (n + 63) / 64;
-      // Exactly as large as the contract says, so that a sanitizer sees a read beyond the end.
-      auto blocks = rng.codes(n_blocks * 64 * M, 256);
+      // Codes of more steps than are added, in part. Exactly as large as what may be read, so that
+      // a sanitizer sees a read beyond the end.
+      const std::int64_t rows = M + n % 4;
+      auto blocks = rng.codes(n_blocks * 64 * rows, 256);
+      if (n > 0) blocks.resize(static_cast<std::size_t>((n_blocks - 1) * rows + M) * 64);
+      blocks.shrink_to_fit();
       auto lut = rng.codes(idx_t{M} * 256, 256);
       const auto bias = rng.floats(n, 50);
       if (M == 256) std::fill(lut.begin(), lut.end(), std::uint8_t{255});  // the largest sums
@@ -24,7 +28,7 @@ TEST_CASE("lut_scan_u8: the formula, and every level bit-exact with scalar") {
       std::vector<float> bound;
       for (std::int64_t i = 0; i < n; ++i) {
         int sum = 0;
-        for (int m = 0; m < M; ++m) sum += lut[m * 256 + blocks[(i / 64 * M + m) * 64 + i % 64]];
+        for (int m = 0; m < M; ++m) sum += lut[m * 256 + blocks[(i / 64 * rows + m) * 64 + i % 64]];
         bound.push_back(static_cast<float>(sum) * scale + (bias[i] * slope + constant));
       }
       std::vector<float> thresholds{-std::numeric_limits<float>::infinity(),
@@ -40,8 +44,8 @@ TEST_CASE("lut_scan_u8: the formula, and every level bit-exact with scalar") {
         for (SimdLevel level : available_levels()) {
           CAPTURE(level_name(level));
           std::fill(got.begin(), got.end(), 42);
-          lut_scan_u8_kernel(level)(blocks.data(), n, M, lut.data(), bias.data(), scale, slope,
-                                    constant, threshold, got.data());
+          lut_scan_u8_kernel(level)(blocks.data(), 64 * rows, n, M, lut.data(), bias.data(), scale,
+                                    slope, constant, threshold, got.data());
           CHECK(got == expected);
         }
       }
