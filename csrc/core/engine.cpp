@@ -227,7 +227,7 @@ void Engine::import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows&
             "bias: expected a ratio of lengths, got ", ratio);
   const SharedLock::Writing writing(lock_, run.interrupted);
   if (map_) map_ = DirectMap(lists, ntotal);
-  lists_ = std::move(lists);
+  lists_.exchange(lists);
   ntotal_ = ntotal;
 }
 

@@ -133,8 +133,13 @@ void InvertedLists::locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) co
 }
 
 void InvertedLists::reset() {
-  std::vector<List>(lists_.size()).swap(lists_);
+  for (List& list : lists_) list = {};
   ntotal_ = 0;
+}
+
+void InvertedLists::exchange(InvertedLists& other) {
+  std::swap_ranges(lists_.begin(), lists_.end(), other.lists_.begin());
+  std::swap(ntotal_, other.ntotal_);
 }
 
 InvertedLists::Memory InvertedLists::memory() const {

@@ -54,7 +54,9 @@ class InvertedLists {
   // Where the ids id0 .. id0 + n - 1 are stored, -1 where they are not; of duplicates, the last.
   void locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) const;
 
+  // Sizes (nlist, M, nbits) may be read beside these two.
   void reset();
+  void exchange(InvertedLists& other);  // what is stored, with lists of the same sizes
 
   // Bytes allocated, room to grow included.
   struct Memory {
