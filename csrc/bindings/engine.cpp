@@ -74,14 +74,16 @@ std::shared_ptr<Engine> make(idx_t nlist, int M, int nbits, int metric, const Fl
 
 // -- search -----------------------------------------------------------------------------------
 
-SearchArgs search_args(const Engine& self, const Floats& q, idx_t nprobe, const IdFilter* filter,
-                       idx_t max_codes, bool whole_lists, const std::optional<Ids>& coarse_list_no,
+SearchArgs search_args(const Engine& self, const Floats& q, int n_codes, idx_t nprobe,
+                       const IdFilter* filter, idx_t max_codes, bool whole_lists,
+                       const std::optional<Ids>& coarse_list_no,
                        const std::optional<Floats>& coarse_score) {
   check_array("q", q, {kAny, self.d()});
   const idx_t n = q.shape(0);
   if (coarse_list_no) check_array("coarse_list_no", *coarse_list_no, {n, nprobe});
   if (coarse_score) check_array("coarse_score", *coarse_score, {n, nprobe});
   SearchArgs args{n, q.data()};
+  args.n_codes = n_codes;
   args.nprobe = nprobe;
   args.filter = filter;
   args.limits = {max_codes, whole_lists};
@@ -105,14 +107,14 @@ Array<T> result(const char* name, const std::optional<py::array>& given, idx_t n
   return out;
 }
 
-py::tuple search_vectors(const Engine& self, const Floats& q, idx_t k, idx_t nprobe, idx_t nshort,
-                         float exit_margin, const IdFilter* filter, idx_t max_codes,
+py::tuple search_vectors(const Engine& self, const Floats& q, idx_t k, int n_codes, idx_t nprobe,
+                         idx_t nshort, float exit_margin, const IdFilter* filter, idx_t max_codes,
                          bool whole_lists, const std::optional<Ids>& coarse_list_no,
                          const std::optional<Floats>& coarse_score, int n_threads,
                          const std::optional<py::array>& D_given,
                          const std::optional<py::array>& I_given) {
-  SearchArgs args =
-      search_args(self, q, nprobe, filter, max_codes, whole_lists, coarse_list_no, coarse_score);
+  SearchArgs args = search_args(self, q, n_codes, nprobe, filter, max_codes, whole_lists,
+                                coarse_list_no, coarse_score);
   args.nshort = nshort;
   args.exit_margin = exit_margin;
   check(k >= 1, "k: expected at least 1, got ", k);
@@ -124,15 +126,15 @@ py::tuple search_vectors(const Engine& self, const Floats& q, idx_t k, idx_t npr
   return py::make_tuple(D, I);
 }
 
-py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, idx_t nprobe,
+py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, int n_codes, idx_t nprobe,
                             const IdFilter* filter, idx_t max_codes, bool whole_lists,
                             const std::optional<Ids>& coarse_list_no,
                             const std::optional<Floats>& coarse_score, int n_threads) {
-  const SearchArgs args =
-      search_args(self, q, nprobe, filter, max_codes, whole_lists, coarse_list_no, coarse_score);
+  const SearchArgs args = search_args(self, q, n_codes, nprobe, filter, max_codes, whole_lists,
+                                      coarse_list_no, coarse_score);
   check(k >= 1, "k: expected at least 1, got ", k);
   Ids I({args.n, k}), list_no({args.n, k});
-  Bytes codes({args.n, k, idx_t{self.M()}});
+  Bytes codes({args.n, k, idx_t{self.n_codes(args)}});
   std::vector<float> D(static_cast<std::size_t>(args.n * k));
   idx_t* I_data = I.mutable_data();
   Floats lengths({self.corrects_length() ? args.n : 0, k});
@@ -142,13 +144,13 @@ py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, idx_t 
   return py::make_tuple(I, list_no, codes, lengths);
 }
 
-py::tuple range_search_vectors(const Engine& self, const Floats& q, float radius, idx_t nprobe,
-                               idx_t nshort, float exit_margin, const IdFilter* filter,
-                               idx_t max_codes, bool whole_lists, idx_t max_empty_lists,
-                               const std::optional<Ids>& coarse_list_no,
+py::tuple range_search_vectors(const Engine& self, const Floats& q, float radius, int n_codes,
+                               idx_t nprobe, idx_t nshort, float exit_margin,
+                               const IdFilter* filter, idx_t max_codes, bool whole_lists,
+                               idx_t max_empty_lists, const std::optional<Ids>& coarse_list_no,
                                const std::optional<Floats>& coarse_score, int n_threads) {
-  SearchArgs args =
-      search_args(self, q, nprobe, filter, max_codes, whole_lists, coarse_list_no, coarse_score);
+  SearchArgs args = search_args(self, q, n_codes, nprobe, filter, max_codes, whole_lists,
+                                coarse_list_no, coarse_score);
   args.nshort = nshort;
   args.exit_margin = exit_margin;
   args.limits.max_empty_lists = max_empty_lists;
@@ -257,7 +259,8 @@ Bytes get_codes(const Engine& self, idx_t list_no) {
   const Reading reading(self);
   const idx_t n = self.lists().list(list_no).size(), M = self.M();
   Bytes out({n, M});
-  for (idx_t o = 0; o < n; ++o) self.lists().read_code(list_no, o, out.mutable_data() + o * M);
+  for (idx_t o = 0; o < n; ++o)
+    self.lists().read_code(list_no, o, self.M(), out.mutable_data() + o * M);
   return out;
 }
 
@@ -283,6 +286,7 @@ py::dict memory(const Engine& self) {
   out["bias"] = memory.bias;
   out["ids"] = memory.ids;
   out["direct_map"] = self.direct_map_nbytes();
+  out["rates"] = self.rates_nbytes();
   return out;
 }
 
@@ -383,14 +387,16 @@ void bind_engine(py::module_& m) {
             return self.lists().ntotal();
           },
           "Vectors in the lists.")
-      .def("search", search_vectors, arg("q"), arg("k"), py::kw_only(), arg("nprobe") = 1,
-           arg("nshort") = 0, arg("exit_margin") = 1.0f, arg("filter") = none, arg("max_codes") = 0,
-           arg("whole_lists") = false, arg("coarse_list_no") = none, arg("coarse_score") = none,
-           arg("n_threads") = 1, arg("D") = none, arg("I") = none,
+      .def("search", search_vectors, arg("q"), arg("k"), py::kw_only(), arg("n_codes") = 0,
+           arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f, arg("filter") = none,
+           arg("max_codes") = 0, arg("whole_lists") = false, arg("coarse_list_no") = none,
+           arg("coarse_score") = none, arg("n_threads") = 1, arg("D") = none, arg("I") = none,
            "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) "
            "float32: squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX "
            "(L2) or -FLT_MAX and -1; a query with a NaN or an inf gives padding only. D, I: "
            "C-contiguous buffers to fill.\n\n"
+           "n_codes: scan and decode the first so many codes of each vector, without early exit, "
+           "RuntimeError before set_rate; 0: all. "
            "nprobe lists of the nearest centroids; or coarse_list_no (n, nprobe) int64, -1 is "
            "skipped, with coarse_score (n, nprobe) float32 as FAISS gives it or computed from the "
            "centroids. nshort: how many candidates are decoded (at least k); 0: none, D is the "
@@ -400,17 +406,19 @@ void bind_engine(py::module_& m) {
            "selected codes of a query to scan, 0: all; with whole_lists the list where their "
            "number is reached is scanned to its end. The result does not depend on n_threads or "
            "on the batch. Ctrl-C raises KeyboardInterrupt.")
-      .def("shortlist", shortlist_vectors, arg("q"), arg("k"), py::kw_only(), arg("nprobe") = 1,
-           arg("filter") = none, arg("max_codes") = 0, arg("whole_lists") = false,
-           arg("coarse_list_no") = none, arg("coarse_score") = none, arg("n_threads") = 1,
+      .def("shortlist", shortlist_vectors, arg("q"), arg("k"), py::kw_only(), arg("n_codes") = 0,
+           arg("nprobe") = 1, arg("filter") = none, arg("max_codes") = 0,
+           arg("whole_lists") = false, arg("coarse_list_no") = none, arg("coarse_score") = none,
+           arg("n_threads") = 1,
            "The k best of each query by additive distance, as search finds them with nshort 0, and "
-           "their codes: (I (n, k) int64, list_no (n, k) int64, codes (n, k, M) uint8, one byte "
-           "per step, lengths (n, k) float32, (0, k) where they are not corrected). Missing ones "
-           "come last, with I and list_no -1, codes and lengths 0.")
+           "their codes: (I (n, k) int64, list_no (n, k) int64, codes (n, k, n_codes) uint8, one "
+           "byte per step, lengths (n, k) float32, (0, k) where they are not corrected). Missing "
+           "ones come last, with I and list_no -1, codes and lengths 0.")
       .def("range_search", range_search_vectors, arg("q"), arg("radius"), py::kw_only(),
-           arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f, arg("filter") = none,
-           arg("max_codes") = 0, arg("whole_lists") = false, arg("max_empty_lists") = 0,
-           arg("coarse_list_no") = none, arg("coarse_score") = none, arg("n_threads") = 1,
+           arg("n_codes") = 0, arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f,
+           arg("filter") = none, arg("max_codes") = 0, arg("whole_lists") = false,
+           arg("max_empty_lists") = 0, arg("coarse_list_no") = none, arg("coarse_score") = none,
+           arg("n_threads") = 1,
            "What is nearer than radius (L2) or more similar than it: (lims (n + 1) uint64, D and I "
            "(lims[n]) float32 and int64; those of query i are lims[i] to lims[i + 1], in no "
            "particular order). Arguments as for search. nshort 0: the additive distance decides; "
@@ -450,6 +458,28 @@ void bind_engine(py::module_& m) {
           },
           arg("early_exit").none(true), arg("student").none(true),
           "Other ones, as for the constructor.")
+      .def(
+          "set_rate",
+          [](Engine& self, std::shared_ptr<AdditiveTables> tables, idx_t n_fitted, int n_threads) {
+            without_gil(n_threads,
+                        [&](const Execution& run) { self.set_rate(tables, n_fitted, run); });
+          },
+          arg("tables"), arg("n_fitted"), arg("n_threads") = 1,
+          "Make, or replace, what searches by the first tables.M codes need, fewer than M: these "
+          "tables, fitted to n_fitted of the stored vectors, and a bias for each of them, which "
+          "`add` then gives the next ones too. All or nothing. RuntimeError inside a search or "
+          "reading of the same thread.")
+      .def(
+          "rate",
+          [](const Engine& self, int n_codes) {
+            const Reading reading(self);
+            return py::make_tuple(self.rate_fitted(n_codes), self.lists().ntotal());
+          },
+          arg("n_codes"),
+          "(n_fitted of the rate of so many codes, -1 without it, 0 after a reset; n_stored).")
+      .def_property_readonly(
+          "may_change", [](const Engine& self) { return self.lock().may_write(); },
+          "False inside a search or reading of this thread.")
       .def(
           "precompute_table",
           [](Engine& self, int n_threads) {
@@ -498,7 +528,7 @@ void bind_engine(py::module_& m) {
       .def("get_ids", get_ids, arg("list_no"), "Ids of a list, (size) int64.")
       .def("get_bias", get_bias, arg("list_no"), "Bias of a list, (size) float32.")
       .def("memory", memory,
-           "Bytes allocated for codes, bias, ids and direct_map, room to grow included.")
+           "Bytes allocated for codes, bias, ids, direct_map and rates, room to grow included.")
       .def("export_codes", export_codes, arg("first"), arg("n"),
            "Packed codes (n, code_size) uint8 of the entries first .. first + n - 1, list after "
            "list; with those of the others, under one `reading`, and sizes(), all there is to "

@@ -8,6 +8,7 @@
 #include "core/check.hpp"
 #include "core/coarse.hpp"
 #include "core/distance.hpp"
+#include "core/growth.hpp"
 #include "core/parallel.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/qinco_encode.hpp"
@@ -17,6 +18,20 @@ namespace {
 
 constexpr idx_t kEncodeRows = 8192;  // at a time, so that few are copied where some are left out
 constexpr idx_t kMostNumbers = std::numeric_limits<idx_t>::max() / 2;
+constexpr idx_t kRateRows = 1 << 16;  // that get the biases of a new rate at a time
+
+// codes: (n, M) -> (n, m).
+std::vector<std::uint8_t> first_codes(idx_t n, const std::uint8_t* codes, int M, int m) {
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(n * m));
+  for (idx_t i = 0; i < n; ++i) std::copy_n(codes + i * M, m, out.data() + i * m);
+  return out;
+}
+
+// What a rate knows of vectors that are gone.
+void forget(Rate& rate) {
+  for (std::vector<float>& column : rate.bias) std::vector<float>().swap(column);
+  rate.n_fitted = 0;
+}
 
 }  // namespace
 
@@ -62,21 +77,35 @@ void Engine::check_ranking(const EarlyExit* e, const QincoWeights* s) const {
         "student: expected d, nbits, M and base as of weights");
 }
 
-SearchParts Engine::parts() const {
-  return {lists_,         centroids_.data(), bases(),        *tables_,     metric_,
-          weights_.get(), early_exit_.get(), student_.get(), table_.get(), corrects_length_};
+int Engine::n_codes(const SearchArgs& args) const {
+  check(args.n_codes >= 0 && args.n_codes <= M(), "n_codes: expected 0 to ", M(), ", got ",
+        args.n_codes);
+  return args.n_codes == 0 ? M() : args.n_codes;
+}
+
+SearchParts Engine::parts(int n_codes) const {
+  if (n_codes == M())
+    return {lists_,         centroids_.data(), bases(),        *tables_,     metric_,
+            weights_.get(), early_exit_.get(), student_.get(), table_.get(), corrects_length_,
+            nullptr};
+  const auto found = rates_.find(n_codes);
+  check<StateError>(found != rates_.end(), "no rate of ", n_codes, " codes has been set");
+  // Margins are those of whole codes.
+  return {lists_,       centroids_.data(), bases(),       *found->second.tables,
+          metric_,      weights_.get(),    nullptr,       nullptr,
+          table_.get(), corrects_length_,  &found->second};
 }
 
 void Engine::search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
                     const ResultCodes& found) const {
   const SharedLock::Reading reading(lock_, run.interrupted);
-  fq::search(parts(), args, k, D, I, run, found);
+  fq::search(parts(n_codes(args)), args, k, D, I, run, found);
 }
 
 std::vector<RangeHits> Engine::range_search(const SearchArgs& args, float radius,
                                             const Execution& run) const {
   const SharedLock::Reading reading(lock_, run.interrupted);
-  return fq::range_search(parts(), args, radius, run);
+  return fq::range_search(parts(n_codes(args)), args, radius, run);
 }
 
 void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B,
@@ -137,11 +166,17 @@ void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B,
 
 void Engine::bias(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
                   float* out, const Execution& run) const {
-  if (metric_ == Metric::L2) return tables_->bias(nlist(), bases(), n, list_no, codes, out, run);
+  bias_by(*tables_, n, list_no, codes, lengths, out, run);
+}
+
+void Engine::bias_by(const AdditiveTables& tables, idx_t n, const idx_t* list_no,
+                     const std::uint8_t* codes, const float* lengths, float* out,
+                     const Execution& run) const {
+  if (metric_ == Metric::L2) return tables.bias(nlist(), bases(), n, list_no, codes, out, run);
   std::fill_n(out, n, 0.0f);
   if (!corrects_length_) return;
   check(lengths != nullptr, "lengths: expected those of the vectors, got None");
-  tables_->norms(nlist(), bases(), n, list_no, codes, out, run);
+  tables.norms(nlist(), bases(), n, list_no, codes, out, run);
   for (idx_t i = 0; i < n; ++i)
     if (list_no[i] != -1) {
       if (!(lengths[i] >= 0 && lengths[i] <= FLT_MAX))
@@ -195,7 +230,29 @@ void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const
   std::vector<float> beside(static_cast<std::size_t>(n));
   bias(n, list_no, codes, lengths, beside.data(), run);
 
-  const SharedLock::Writing writing(lock_, run.interrupted);
+  // Those of the rates too; one may be made meanwhile.
+  BiasOfRates of_rates;
+  const auto add_now = [&](std::shared_ptr<const AdditiveTables>& missing) {
+    const SharedLock::Writing writing(lock_, run.interrupted);
+    for (const auto& [_, rate] : rates_)
+      if (!rate.bias.empty() && !of_rates.contains(rate.tables)) {
+        missing = rate.tables;
+        return false;
+      }
+    store(n, list_no, codes, beside.data(), ids, of_rates);
+    return true;
+  };
+  std::shared_ptr<const AdditiveTables> tables;
+  while (!add_now(tables)) {
+    const std::vector<std::uint8_t> cut = first_codes(n, codes, M(), tables->M());
+    std::vector<float>& out = of_rates[tables];
+    out.resize(static_cast<std::size_t>(n));
+    bias_by(*tables, n, list_no, cut.data(), lengths, out.data(), run);
+  }
+}
+
+void Engine::store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
+                   const idx_t* ids, const BiasOfRates& of_rates) {
   check<StateError>(!ids || !map_, "add_with_ids does not work with a direct map; clear it first");
   check<StateError>(n <= kMostNumbers - ntotal_, "ntotal: no more numbers to give out");
   std::vector<idx_t> offset;
@@ -203,7 +260,24 @@ void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const
     offset.resize(static_cast<std::size_t>(n));
     map_->reserve(n, list_no, ntotal_);
   }
-  lists_.add(n, list_no, codes, beside.data(), ids, ntotal_, map_ ? offset.data() : nullptr);
+  try {
+    for (auto& [_, rate] : rates_) {
+      if (rate.bias.empty()) continue;
+      const std::vector<float>& beside = of_rates.at(rate.tables);
+      for (idx_t i = 0; i < n; ++i) {
+        if (list_no[i] == -1) continue;
+        std::vector<float>& column = rate.bias[static_cast<std::size_t>(list_no[i])];
+        reserve_for(column, column.size() + 1);
+        column.push_back(beside[i]);
+      }
+    }
+    lists_.add(n, list_no, codes, bias, ids, ntotal_, map_ ? offset.data() : nullptr);
+  } catch (...) {
+    for (auto& [_, rate] : rates_)
+      for (std::size_t l = 0; l < rate.bias.size(); ++l)
+        rate.bias[l].resize(static_cast<std::size_t>(lists_.list(static_cast<idx_t>(l)).size()));
+    throw;
+  }
   if (map_) map_->append(n, list_no, offset.data(), ntotal_);
   ntotal_ += n;
 }
@@ -213,6 +287,8 @@ void Engine::reset(const Execution& run) {
   lists_.reset();
   if (map_) map_ = DirectMap(lists_, 0);
   ntotal_ = 0;
+  for (auto& [_, rate] : rates_) forget(rate);
+  ++n_replaced_;
 }
 
 void Engine::import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
@@ -229,6 +305,8 @@ void Engine::import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows&
   if (map_) map_ = DirectMap(lists, ntotal);
   lists_.exchange(lists);
   ntotal_ = ntotal;
+  rates_.clear();
+  ++n_replaced_;
 }
 
 void Engine::set_ranking(std::shared_ptr<const EarlyExit> early_exit,
@@ -237,6 +315,81 @@ void Engine::set_ranking(std::shared_ptr<const EarlyExit> early_exit,
   const SharedLock::Writing writing(lock_, run.interrupted);
   early_exit_ = std::move(early_exit);
   student_ = std::move(student);
+}
+
+idx_t Engine::rate_fitted(int n_codes) const {
+  const auto found = rates_.find(n_codes);
+  return found == rates_.end() ? -1 : found->second.n_fitted;
+}
+
+std::size_t Engine::rates_nbytes() const {
+  std::size_t sum = 0;
+  for (const auto& [_, rate] : rates_) sum += rate.nbytes();
+  return sum;
+}
+
+void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitted,
+                      const Execution& run) {
+  check(tables != nullptr, "tables: expected AdditiveTables, got None");
+  const int m = tables->M();
+  check(m < M() && tables->K() == lists_.K() && tables->d() == d(), "tables: expected M below ",
+        M(), ", K = ", lists_.K(), " and d = ", d(), ", got M = ", m, ", K = ", tables->K(),
+        " and d = ", tables->d());
+  check(n_fitted >= 0, "n_fitted: expected at least 0, got ", n_fitted);
+  lock_.check_may_write();
+  Rate rate{std::move(tables), n_fitted};
+  if (has_bias()) rate.bias.resize(static_cast<std::size_t>(nlist()));
+  std::vector<idx_t> list_no;
+  std::vector<std::uint8_t> codes;  // (n, M)
+  std::vector<float> ratios, lengths, bias;
+  std::optional<int> replaced;
+  for (idx_t next = 0;;) {
+    list_no.clear();
+    ratios.clear();
+    {  // Some that have no bias yet; adds do not wait for these to be computed.
+      const SharedLock::Reading reading(lock_, run.interrupted);
+      if (replaced && *replaced != n_replaced_) forget(rate), next = 0;
+      replaced = n_replaced_;
+      for (; next < static_cast<idx_t>(rate.bias.size()); ++next) {
+        const InvertedLists::List& list = lists_.list(next);
+        std::vector<float>& column = rate.bias[static_cast<std::size_t>(next)];
+        column.reserve(static_cast<std::size_t>(list.size()));
+        const auto begin = static_cast<idx_t>(column.size());
+        const auto room = kRateRows - static_cast<idx_t>(list_no.size());
+        const idx_t end = std::min(list.size(), begin + room);
+        codes.resize((list_no.size() + static_cast<std::size_t>(end - begin)) *
+                     static_cast<std::size_t>(M()));
+        for (idx_t o = begin; o < end; ++o) {
+          lists_.read_code(next, o, M(), &codes[list_no.size() * static_cast<std::size_t>(M())]);
+          list_no.push_back(next);
+          if (corrects_length_) ratios.push_back(list.bias[static_cast<std::size_t>(o)]);
+        }
+        if (end < list.size()) break;
+      }
+    }
+    const auto n = static_cast<idx_t>(list_no.size());
+    if (n > 0) {
+      lengths.resize(ratios.size());
+      if (corrects_length_)
+        this->lengths(n, list_no.data(), codes.data(), ratios.data(), lengths.data(), run);
+      bias.resize(list_no.size());
+      bias_by(*rate.tables, n, list_no.data(), first_codes(n, codes.data(), M(), m).data(),
+              lengths.data(), bias.data(), run);
+      for (idx_t i = 0; i < n; ++i)
+        rate.bias[static_cast<std::size_t>(list_no[i])].push_back(bias[i]);
+      continue;
+    }
+    const SharedLock::Writing writing(lock_, run.interrupted);
+    bool complete = *replaced == n_replaced_;
+    for (std::size_t l = 0; l < rate.bias.size() && complete; ++l)
+      complete =
+          static_cast<idx_t>(rate.bias[l].size()) == lists_.list(static_cast<idx_t>(l)).size();
+    if (complete) {
+      rates_.insert_or_assign(m, std::move(rate));
+      return;
+    }
+    next = 0;
+  }
 }
 
 void Engine::precompute_table(const Execution& run) {

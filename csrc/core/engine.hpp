@@ -7,12 +7,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "core/direct_map.hpp"
 #include "core/lengths.hpp"
+#include "core/rate.hpp"
 #include "core/search.hpp"
 #include "core/shared_lock.hpp"
 
@@ -50,10 +52,16 @@ class Engine {
   bool has_direct_map() const { return map_.has_value(); }
   std::size_t direct_map_nbytes() const { return map_ ? map_->allocated() : 0; }
   idx_t table_nbytes() const { return table_ ? table_->nbytes() : 0; }
+  // How many vectors the rate of so many codes is fitted to; -1: there is none.
+  idx_t rate_fitted(int n_codes) const;
+  std::size_t rates_nbytes() const;
 
   // -- reading --------------------------------------------------------------------------------
 
-  // As the functions of core/search. The result does not depend on threads and batches.
+  int n_codes(const SearchArgs& args) const;  // that count; CheckError where there are fewer
+
+  // As the functions of core/search. The result does not depend on threads and batches. StateError
+  // without the rate that is asked for.
   void search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
               const ResultCodes& found = {}) const;
   std::vector<RangeHits> range_search(const SearchArgs& args, float radius,
@@ -87,20 +95,31 @@ class Engine {
   // (n), null: from ntotal on as it is then. StateError for ids while there is a direct map.
   void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
            const idx_t* ids, const Execution& run);
-  void reset(const Execution& run);  // a direct map stays one
-  // Replaces what is stored, as InvertedLists::import_from. ntotal: at least n.
+  // A direct map stays one, and rates stay, with n_fitted 0.
+  void reset(const Execution& run);
+  // Replaces what is stored, as InvertedLists::import_from; rates are gone. ntotal: at least n.
   void import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
                    const Execution& run);
 
   void set_ranking(std::shared_ptr<const EarlyExit> early_exit,
                    std::shared_ptr<const QincoWeights> student, const Execution& run);
+  // Makes, or replaces, the rate of tables->M() codes, fewer than M, its tables being fitted to
+  // n_fitted stored vectors. What is stored gets its biases before the change.
+  void set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitted, const Execution& run);
   void precompute_table(const Execution& run);  // a FirstStepTable, unless there is one
   void drop_table(const Execution& run);
   void make_direct_map(const Execution& run);
   void clear_direct_map(const Execution& run);
 
  private:
-  SearchParts parts() const;
+  SearchParts parts(int n_codes) const;
+  void bias_by(const AdditiveTables& tables, idx_t n, const idx_t* list_no,
+               const std::uint8_t* codes, const float* lengths, float* out,
+               const Execution& run) const;
+  using BiasOfRates = std::map<std::shared_ptr<const AdditiveTables>, std::vector<float>>;
+  void store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
+             const idx_t* ids, const BiasOfRates& of_rates);
+  bool has_bias() const { return metric_ == Metric::L2 || corrects_length_; }
   const float* bases() const { return own_bases_.empty() ? centroids_.data() : own_bases_.data(); }
   void check_ranking(const EarlyExit* early_exit, const QincoWeights* student) const;
 
@@ -118,6 +137,8 @@ class Engine {
   std::shared_ptr<const EarlyExit> early_exit_;
   std::shared_ptr<const QincoWeights> student_;
   std::shared_ptr<const FirstStepTable> table_;
+  std::map<int, Rate> rates_;  // by n_codes
+  int n_replaced_ = 0;         // times that what was stored has been forgotten
 };
 
 }  // namespace fq

@@ -95,10 +95,10 @@ void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes
   }
 }
 
-void InvertedLists::read_code(idx_t list_no, idx_t offset, std::uint8_t* code) const {
+void InvertedLists::read_code(idx_t list_no, idx_t offset, int n_codes, std::uint8_t* code) const {
   const List& list = lists_[static_cast<std::size_t>(list_no)];
   const std::uint8_t* packed = list.codes.data() + code_begin(offset);
-  for (int m = 0; m < M_; ++m) code[m] = read_step(packed, kScanBlock, m, nbits_);
+  for (int m = 0; m < n_codes; ++m) code[m] = read_step(packed, kScanBlock, m, nbits_);
 }
 
 void InvertedLists::gather(idx_t n, const idx_t* list_no, const idx_t* offset,
@@ -112,7 +112,7 @@ void InvertedLists::gather(idx_t n, const idx_t* list_no, const idx_t* offset,
     if (offset[i] < 0 || offset[i] >= size)
       check(false, "offset[", i, "]: expected below ", size, ", the size of list ", list_no[i],
             ", got ", offset[i]);
-    read_code(list_no[i], offset[i], codes);
+    read_code(list_no[i], offset[i], M_, codes);
   }
 }
 

@@ -45,8 +45,8 @@ class InvertedLists {
   void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
            const idx_t* ids, idx_t first_id, idx_t* offsets);
 
-  // One stored code as M bytes. Not checked.
-  void read_code(idx_t list_no, idx_t offset, std::uint8_t* code) const;
+  // The first n_codes steps of a stored code, a byte each. Not checked.
+  void read_code(idx_t list_no, idx_t offset, int n_codes, std::uint8_t* code) const;
 
   // codes: (n, M); a row of 255 where list_no is -1, as FAISS marks a missing code.
   void gather(idx_t n, const idx_t* list_no, const idx_t* offset, std::uint8_t* codes) const;

@@ -5,6 +5,7 @@
 // The tables do not depend on the list: one set per query serves every probed list.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -20,6 +21,7 @@ class AdditiveTables {
   int M() const { return M_; }
   int K() const { return K_; }
   idx_t d() const { return d_; }
+  std::size_t nbytes() const { return (codebooks_.size() + packed_.size()) * sizeof(float); }
 
   // q: (nq, d) -> lut: (nq, M, K), -2 <q, C> for L2 and -<q, C> for inner product.
   void compute(idx_t nq, const float* q, Metric metric, float* lut) const;

@@ -25,7 +25,10 @@ class BlockReranker {
         q_(q),
         metric_(how.metric),
         lengths_(how.lengths),
+        rate_(how.rate),
         s_(scratch) {}
+
+  int M() const { return M_; }
 
   // The entries to decode: those that early exit does not give up for what the tables said already.
   void take(std::vector<TopK>& shortlists, idx_t nq, const EarlyExit* exit, float margin, idx_t k) {
@@ -53,13 +56,13 @@ class BlockReranker {
     s_.original.assign(static_cast<std::size_t>(dp_), 0.0f);
     for (idx_t i = 0; i < n(); ++i) {
       const Candidate& c = s_.entries[i].candidate;
-      lists_.read_code(c.list_no, c.offset, s_.codes.data() + i * M_);
+      lists_.read_code(c.list_no, c.offset, M_, s_.codes.data() + i * M_);
     }
     if (!lengths_) return;
     s_.lengths.resize(s_.entries.size());
     for (idx_t i = 0; i < n(); ++i) {
       const Candidate& c = s_.entries[i].candidate;
-      const float ratio = lists_.list(c.list_no).bias[c.offset];
+      const float ratio = bias_of(lists_, rate_, c.list_no)[c.offset];
       s_.lengths[i] = lengths_->of(c.list_no, s_.codes.data() + i * M_, ratio, s_.sum);
     }
   }
@@ -196,8 +199,9 @@ class BlockReranker {
   const float* q_;
   const Metric metric_;
   const std::optional<Lengths>& lengths_;
+  const Rate* rate_;
   RerankScratch& s_;
-  const int M_ = lists_.M();
+  const int M_ = n_codes(lists_, rate_);  // that count
   const idx_t d_ = codec_.d(), dp_ = codec_.base().cols;
   const int n_first_ = codec_.ivf() ? 0 : 1;  // codes that need no network
   bool in_bf16_ = false;
@@ -222,11 +226,11 @@ void rerank_block(const Reranking& how, idx_t nq, const float* q, idx_t k,
     }
   if (how.weights.in_bf16() && block.any_query_with(worth_ranking(k))) {
     block.use(how.weights, true);
-    block.decode_to(how.lists.M());
+    block.decode_to(block.M());
     block.drop_ranked(k);
   }
   block.use(how.weights, false);
-  block.decode_to(how.lists.M());
+  block.decode_to(block.M());
   block.put_scores();
   for (const auto& [query, candidate] : scratch.entries) results[query].push(candidate);
 }
@@ -242,7 +246,7 @@ void rerank_range(const Reranking& how, const float* q, float radius, RerankScra
       block.drop_outside(*how.exit, checkpoint, how.margin, radius);
     }
   block.use(how.weights, false);
-  block.decode_to(how.lists.M());
+  block.decode_to(block.M());
   block.put_scores();
 }
 

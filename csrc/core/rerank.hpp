@@ -10,6 +10,7 @@
 #include "core/lengths.hpp"
 #include "core/parallel.hpp"
 #include "core/qinco_decode.hpp"
+#include "core/rate.hpp"
 #include "core/topk.hpp"
 
 namespace fq {
@@ -26,6 +27,7 @@ struct Reranking {
   float margin;                 // times those of the checkpoints
   Metric metric;
   std::optional<Lengths> lengths = {};  // null: decoded vectors are scored as they are
+  const Rate* rate = nullptr;           // null: whole codes; else neither student nor exit
 
   const QincoWeights& first() const { return student ? *student : weights; }
 };
@@ -36,7 +38,7 @@ struct RerankScratch {
     Candidate candidate;  // its score: the last approximation
   };
   std::vector<Entry> entries;
-  std::vector<std::uint8_t> codes;      // (entries, M)
+  std::vector<std::uint8_t> codes;      // (entries, n_codes)
   std::vector<float> x;                 // (entries, dp): x̂ as far as it is decoded
   std::vector<float> lengths;           // (entries), of the stored vectors, where corrected
   std::vector<float> original, scores;  // one vector; the scores of one query

@@ -86,7 +86,8 @@ void scan(const SearchParts& parts, const SearchArgs& a, const Selection& select
                       nprobe,
                       &w.list_no[i * nprobe],
                       &w.coarse_score[i * nprobe],
-                      parts.corrects_length};
+                      parts.corrects_length,
+                      parts.rate};
   scan_lists(probes, &w.lut[i * parts.tables.M() * parts.tables.K()], w.lut_u8, found);
 }
 
@@ -95,6 +96,7 @@ Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
   Reranking how{parts.lists, *parts.weights, parts.table, parts.student,
                 exit,        a.exit_margin,  parts.metric};
   if (parts.corrects_length) how.lengths.emplace(Lengths{parts.tables, parts.bases});
+  how.rate = parts.rate;
   return how;
 }
 
@@ -109,19 +111,21 @@ void add_to_stats(RerankScratch& scratch) {
 void put_codes(const SearchParts& parts, const std::vector<Candidate>& results, idx_t k,
                idx_t query, const ResultCodes& found) {
   const InvertedLists& lists = parts.lists;
+  const int M = parts.tables.M();
   idx_t* list_no = found.list_no + query * k;
-  std::uint8_t* codes = found.codes + query * k * lists.M();
+  std::uint8_t* codes = found.codes + query * k * M;
   float* length = parts.corrects_length && found.lengths ? found.lengths + query * k : nullptr;
   if (length) std::fill_n(length, k, 0.0f);
   const Lengths of{parts.tables, parts.bases};
   std::vector<double> r;
   std::fill_n(list_no, k, idx_t{-1});
-  std::fill_n(codes, k * lists.M(), std::uint8_t{0});
+  std::fill_n(codes, k * M, std::uint8_t{0});
   for (const Candidate& c : results) {
     *list_no++ = c.list_no;
-    lists.read_code(c.list_no, c.offset, codes);
-    if (length) *length++ = of.of(c.list_no, codes, lists.list(c.list_no).bias[c.offset], r);
-    codes += lists.M();
+    lists.read_code(c.list_no, c.offset, M, codes);
+    if (length)
+      *length++ = of.of(c.list_no, codes, bias_of(lists, parts.rate, c.list_no)[c.offset], r);
+    codes += M;
   }
 }
 
@@ -131,7 +135,7 @@ Execution worth_threads(const SearchParts& parts, const SearchArgs& a, idx_t n_s
                         const Execution& run) {
   constexpr double kPerMicrosecond = 8000;  // multiply-adds, table look-ups: of a slow CPU
   const InvertedLists& lists = parts.lists;
-  const auto d = static_cast<double>(parts.tables.d()), M = static_cast<double>(lists.M());
+  const auto d = static_cast<double>(parts.tables.d()), M = static_cast<double>(parts.tables.M());
   const auto nlist = static_cast<double>(lists.nlist());
   const double probed = std::min(static_cast<double>(a.nprobe) / nlist, 1.0);
   double work = d * M * lists.K() + probed * static_cast<double>(lists.ntotal()) * M * 8;

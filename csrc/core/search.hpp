@@ -11,6 +11,7 @@
 #include "core/inverted_lists.hpp"
 #include "core/lut.hpp"
 #include "core/qinco_weights.hpp"
+#include "core/rate.hpp"
 #include "core/selection.hpp"
 #include "core/shortlist.hpp"
 #include "core/types.hpp"
@@ -20,15 +21,16 @@ namespace fq {
 // What is searched. Not checked: Engine has done so.
 struct SearchParts {
   const InvertedLists& lists;
-  const float* centroids;  // (nlist, d), by which lists are chosen
-  const float* bases;      // (nlist, d), what the residuals are to; may be the centroids
-  const AdditiveTables& tables;
+  const float* centroids;        // (nlist, d), by which lists are chosen
+  const float* bases;            // (nlist, d), what the residuals are to; may be the centroids
+  const AdditiveTables& tables;  // of as many codes as count
   Metric metric;
   const QincoWeights* weights;  // null: only with nshort 0
   const EarlyExit* early_exit;  // null: the whole shortlist is decoded to the end
   const QincoWeights* student;  // decodes up to its checkpoints; null: `weights`
   const FirstStepTable* table;  // of `weights`; null: none
   bool corrects_length;         // core/lengths; with inner product only
+  const Rate* rate;             // null: whole codes; else neither student nor early exit
 };
 
 struct SearchArgs {
@@ -38,6 +40,7 @@ struct SearchArgs {
   idx_t nshort = 0;       // 0: tables only, and D is the additive distance; else at least k
                           // are re-ranked
   float exit_margin = 1;  // times the margins of early exit; inf: none
+  int n_codes = 0;        // that count, the first of each, with Engine's rate of so many; 0: all
   const IdFilter* filter = nullptr;  // null: all ids
   ScanLimits limits = {};
   // Lists already chosen, (n, nprobe) with -1 for none; null: the nearest of the centroids. Their
@@ -60,7 +63,7 @@ extern SearchStats search_stats;
 // Where `search` also puts the codes behind its results; null: nowhere.
 struct ResultCodes {
   idx_t* list_no = nullptr;       // (n, k), -1 where a result is missing
-  std::uint8_t* codes = nullptr;  // (n, k, M), one byte per step, 0 where a result is missing
+  std::uint8_t* codes = nullptr;  // (n, k, n_codes), a byte per step, 0 where a result is missing
   float* lengths = nullptr;       // (n, k), where they are corrected; 0 where a result is missing
 };
 

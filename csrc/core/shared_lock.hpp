@@ -46,8 +46,8 @@ class SharedLock {
     SharedLock& lock_;
   };
 
-  // StateError inside a reading of this thread.
-  void check_may_write() const;
+  bool may_write() const { return !is_held(); }  // false inside a reading of this thread
+  void check_may_write() const;                  // or StateError
 
   // The locks that this thread reads under, an entry for each Reading. parallel_for gives its
   // workers those of the caller.

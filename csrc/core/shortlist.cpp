@@ -61,7 +61,7 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
   const InvertedLists& lists = probes.lists;
   const LutScan scan_block = lut_scan_kernel();
   const LutScanU8 scan_u8 = lut_scan_u8_kernel();
-  const int M = lists.M();
+  const int M = n_codes(lists, probes.rate);
   const idx_t block_bytes = idx_t{lists.code_size()} * kScanBlock;
   const bool has_bounds = lists.nbits() == 8 && lut_u8.quantize(M, lut);
   const ScanLimits& limits = probes.limits;
@@ -74,6 +74,7 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
     const idx_t list_no = probes.list_no[p];
     if (list_no == -1) continue;
     const InvertedLists::List& list = lists.list(list_no);
+    const float* beside = bias_of(lists, probes.rate, list_no);
     const float coarse_score = probes.coarse_score[p];
     const std::uint64_t* words = probes.selection.words(list_no, list.ids);
     idx_t size = end_of_scan(words, list.size(), left);
@@ -84,7 +85,7 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
     };
     // Scores those codes of a block that are in `bits`; the block starts at offset `begin`.
     auto enter = [&](const std::uint8_t* block, idx_t begin, std::uint64_t bits) {
-      const float* bias = list.bias.data() + begin;
+      const float* bias = beside + begin;
       float score[kScanBlock];
       const bool dense = !has_bounds || std::popcount(bits) >= kDense;
       if (dense) {
@@ -134,7 +135,7 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
                            : lut_u8.constant(coarse_score, threshold);
       const bool bounded = std::isfinite(constant);
       if (bounded) {
-        scan_u8(block, block_bytes, n, M, lut_u8.values(), list.bias.data() + begin, lut_u8.scale(),
+        scan_u8(block, block_bytes, n, M, lut_u8.values(), beside + begin, lut_u8.scale(),
                 kRatios ? -threshold : 1.0f, constant, kRatios ? 0.0f : threshold, survivors);
         run = std::min(2 * run, kLongestRun);
       }

@@ -8,6 +8,7 @@
 
 #include "core/inverted_lists.hpp"
 #include "core/lut.hpp"
+#include "core/rate.hpp"
 #include "core/selection.hpp"
 #include "core/topk.hpp"
 
@@ -24,14 +25,15 @@ struct Probes {
   const InvertedLists& lists;
   const Selection& selection;
   ScanLimits limits;
-  idx_t n;                    // lists to visit, in this order
-  const idx_t* list_no;       // (n); -1 is skipped, the others must exist
-  const float* coarse_score;  // (n)
-  bool ratios = false;        // stored in place of biases
+  idx_t n;                     // lists to visit, in this order
+  const idx_t* list_no;        // (n); -1 is skipped, the others must exist
+  const float* coarse_score;   // (n)
+  bool ratios = false;         // stored in place of biases
+  const Rate* rate = nullptr;  // null: whole codes
 };
 
 // Pushes the selected entries of the lists into `found`, scored
-// (coarse score + sum of tables) + bias, or / ratio. lut: (M, K) of this query.
+// (coarse score + sum of tables) + bias, or / ratio. lut: (n_codes, K) of this query.
 //
 // With nbits 8, the 8-bit form of the tables (`lut_u8` is scratch) tells at once which codes of a
 // run of blocks may enter; only those get a score, so the shortlist is what float tables give.

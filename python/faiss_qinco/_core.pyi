@@ -170,6 +170,7 @@ class Engine:
         q: _Floats,
         k: int,
         *,
+        n_codes: int = 0,
         nprobe: int = 1,
         nshort: int = 0,
         exit_margin: float = 1.0,
@@ -187,6 +188,7 @@ class Engine:
         q: _Floats,
         k: int,
         *,
+        n_codes: int = 0,
         nprobe: int = 1,
         filter: IdFilter | None = None,
         max_codes: int = 0,
@@ -200,6 +202,7 @@ class Engine:
         q: _Floats,
         radius: float,
         *,
+        n_codes: int = 0,
         nprobe: int = 1,
         nshort: int = 0,
         exit_margin: float = 1.0,
@@ -241,6 +244,10 @@ class Engine:
     def lengths(
         self, list_no: _Ids, codes: _Codes, bias: _Floats, *, n_threads: int = 1
     ) -> _Floats: ...
+    def set_rate(self, tables: AdditiveTables, n_fitted: int, n_threads: int = 1) -> None: ...
+    def rate(self, n_codes: int) -> tuple[int, int]: ...
+    @property
+    def may_change(self) -> bool: ...
     def set_ranking(self, early_exit: EarlyExit | None, student: QincoWeights | None) -> None: ...
     def precompute_table(self, n_threads: int = 1) -> None: ...
     def drop_table(self) -> None: ...

@@ -378,7 +378,7 @@ TEST_CASE("engine: one vector at a time into a million lists") {
     const idx_t list_no = (i * 7919) % nlist;
     REQUIRE(engine.lists().list(list_no).size() == 1);
     CHECK(engine.lists().list(list_no).ids[0] == i);
-    engine.lists().read_code(list_no, 0, code);
+    engine.lists().read_code(list_no, 0, engine.M(), code);
     CHECK(std::equal(code, code + 3, &index.codes[i * 3]));
   }
 }

@@ -66,7 +66,7 @@ void check_scan(const Lists& data, const std::vector<float>& lut, const std::vec
         if (!limits.whole_lists && done()) break;
         if (filter && !filter->accepts(lists.list(probed[p]).ids[o])) continue;
         ++scanned;
-        lists.read_code(probed[p], o, code.data());
+        lists.read_code(probed[p], o, lists.M(), code.data());
         float sum = 0;
         for (int m = 0; m < lists.M(); ++m) sum += lut[m * K + code[m]];
         const InvertedLists::List& list = lists.list(probed[p]);

@@ -1,0 +1,43 @@
+// A rate: searching by the first codes of what is stored.
+//
+// Every step of a codec is trained on its own error, so the prefix of a code is a code, of fewer
+// bytes to read and fewer networks to run. The tables of whole codes are of no use to it: their
+// codewords make up for each other. So a rate has tables of its own, and what stands beside a code
+// goes with the tables. Codes are scanned and decoded where they are.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "core/inverted_lists.hpp"
+#include "core/lut.hpp"
+
+namespace fq {
+
+struct Rate {
+  std::shared_ptr<const AdditiveTables> tables;  // of the first tables->M() codes
+  idx_t n_fitted;                                // stored vectors that these are fitted to
+  // Of each list: the biases, or the ratios of core/lengths. No lists where all are 0, as those of
+  // whole codes then are.
+  std::vector<std::vector<float>> bias = {};
+
+  std::size_t nbytes() const {
+    std::size_t sum = tables->nbytes() + bias.capacity() * sizeof(bias[0]);
+    for (const std::vector<float>& column : bias) sum += column.capacity() * sizeof(float);
+    return sum;
+  }
+};
+
+// With a rate, or null for whole codes: how many codes count, and what stands beside those of a
+// list.
+inline int n_codes(const InvertedLists& lists, const Rate* rate) {
+  return rate ? rate->tables->M() : lists.M();
+}
+inline const float* bias_of(const InvertedLists& lists, const Rate* rate, idx_t list_no) {
+  const InvertedLists::List& list = lists.list(list_no);
+  if (!rate || rate->bias.empty()) return list.bias.data();
+  return rate->bias[static_cast<std::size_t>(list_no)].data();
+}
+
+}  // namespace fq
