@@ -9,7 +9,7 @@ Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking ->
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from .params import Resolved
 from .progress import progress_bar
 from .ranking.additive import AdditiveFit
 from .ranking.early_exit import Checkpoint, pack_checkpoints
-from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD, norms
+from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD, norms, parts
 from .selectors import id_filter
 from .threads import get_num_threads
 
@@ -68,6 +68,7 @@ class Engine:
         self.checkpoints, self.metric = checkpoints, metric
         self.length_correction, self.additive_weight = length_correction, additive_weight
         self._lock, self._frozen = threading.Lock(), False
+        self._preparing = threading.Lock()
         self.core = _core.Engine(
             nlist=len(centroids),
             M=codec.M,
@@ -116,21 +117,14 @@ class Engine:
         with core.reading():
             n, ntotal, has_map = core.n_stored, core.ntotal, core.has_direct_map
             sizes = core.sizes()
-            ends = sizes.cumsum()
-
-            def entries(first: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-                codes = _core.unpack_codes(core.export_codes(first, m), self.codec.M, codec.nbits)
-                list_no = np.searchsorted(ends, np.arange(first, first + m), side="right")
-                return list_no, codes
-
-            additive = self._fitted(codec, n, entries)
+            additive = self._fitted(*self._sample(M))
             made = Engine(
                 codec, self.centroids, additive, [], self.metric, self.length_correction,
                 self.additive_weight,
             )  # fmt: skip
 
             def rows(first: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-                list_no, codes = entries(first, m)
+                list_no, codes = self._entries(sizes, first, m)
                 cut = np.ascontiguousarray(codes[:, :M])
                 lengths = None
                 if self.length_correction:
@@ -143,30 +137,77 @@ class Engine:
             made.core.make_direct_map()
         return made
 
-    def _fitted(
-        self,
-        codec: QINCoCodec,
-        n: int,
-        entries: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
-    ) -> np.ndarray:
-        """The additive codebooks (M, K, d) of the first codes, fitted to what these decode to, for
-        n stored vectors or a sample: that is about the mean of the vectors with such codes."""
-        M, K, d = codec.M, codec.K, codec.d
-        if n < FEW_POINTS * M * K:
+    def prepare(self, M: int) -> None:
+        """Have the tables for searches by the first M codes, 1 <= M <= codec.M: fitted by the first
+        search that wants them, and again by one that finds four times as many vectors to fit them
+        to. Others may search and add meanwhile; who wants the same tables waits for them.
+
+        Raises RuntimeError inside a search or reading of this thread where there are none yet."""
+        if M == self.codec.M or not self._lacks(M):
+            return
+        has_some = self.core.rate(M)[0] >= 0
+        if not self.core.may_change:
+            if not has_some:
+                raise RuntimeError(
+                    f"M_search: the tables for {M} codes cannot be fitted inside another search "
+                    "(in its filter); search once by so many before"
+                )
+            return
+        if not self._preparing.acquire(blocking=not has_some):
+            return  # better ones are being made
+        try:
+            if self._lacks(M):
+                with self.core.reading():
+                    sample = self._sample(M)
+                tables = _core.AdditiveTables(self._fitted(*sample))
+                self.core.set_rate(tables, len(sample[0]), get_num_threads())
+        finally:
+            self._preparing.release()
+
+    def _lacks(self, M: int) -> bool:
+        n_fitted, n = self.core.rate(M)
+        return n_fitted < 0 or self._n_to_fit(M, n) >= max(4 * n_fitted, 1)
+
+    def _n_to_fit(self, M: int, n: int) -> int:
+        """How many of n stored vectors the tables of M codes are fitted to; 0: too few."""
+        n_words = M * self.codec.K
+        return min(n, POINTS_PER_CODEWORD * n_words) if n >= FEW_POINTS * n_words else 0
+
+    def _entries(self, sizes: np.ndarray, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """list_no (n,) and codes (n, codec.M) of what is stored as number `first`, list after list,
+        and after it; to be called inside the reading that gave the sizes."""
+        packed = self.core.export_codes(first, n)
+        list_no = np.searchsorted(sizes.cumsum(), np.arange(first, first + n), side="right")
+        return list_no, _core.unpack_codes(packed, self.codec.M, self.codec.nbits)
+
+    def _sample(self, M: int) -> tuple[np.ndarray, np.ndarray]:
+        """list_no (m,) and the first M codes (m, M) of as many stored vectors as tables are fitted
+        to; to be called inside a reading."""
+        n, sizes = self.core.n_stored, self.core.sizes()
+        chosen = np.sort(np.random.default_rng(0).choice(n, self._n_to_fit(M, n), replace=False))
+        lists, codes = [np.empty(0, np.int64)], [np.empty((0, M), np.uint8)]
+        for first in range(0, n if len(chosen) else 0, BLOCK):
+            m = min(BLOCK, n - first)
+            begin, end = np.searchsorted(chosen, (first, first + m))
+            found = self._entries(sizes, first, m)
+            lists.append(found[0][chosen[begin:end] - first])
+            codes.append(found[1][chosen[begin:end] - first, :M])
+        return np.concatenate(lists), np.concatenate(codes)
+
+    def _fitted(self, list_no: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """The additive codebooks (M, K, d) of the first codes, fitted to what a sample of them,
+        list_no (m,) and codes (m, M), decodes to: that is about the mean of the vectors with such
+        codes."""
+        n, M = codes.shape
+        if n == 0:
             # Those of all codes, where the others are anything: the mean of their codewords.
             additive = np.array(self.additive[:M])
             additive[0] += self.additive[M:].mean(axis=1).sum(axis=0)
             return additive
-        n_fitted = min(n, POINTS_PER_CODEWORD * M * K)
-        chosen = np.sort(np.random.default_rng(0).choice(n, n_fitted, replace=False))
-        fit = AdditiveFit(M, K, d)
-        for first in range(0, n, BLOCK):
-            m = min(BLOCK, n - first)
-            begin, end = np.searchsorted(chosen, (first, first + m))
-            list_no, codes = (a[chosen[begin:end] - first] for a in entries(first, m))
-            codes = np.ascontiguousarray(codes[:, :M])
-            lists = list_no if codec.nlist is not None else None
-            fit.update(codes, {0: codec.decode_lists(lists, codes) - self.bases[list_no]})
+        fit = AdditiveFit(M, self.codec.K, self.codec.d)
+        for part in parts(0, n):
+            decoded = self.decode(list_no[part], codes[part])
+            fit.update(codes[part], {0: decoded - self.bases[list_no[part]]})
         return fit.solve()
 
     # -- build --------------------------------------------------------------------------------
@@ -233,11 +274,13 @@ class Engine:
     def _scan(
         self, params: Resolved, probed: tuple[np.ndarray | None, np.ndarray | None]
     ) -> dict[str, Any]:
-        """Where and how to scan: what all calls have in common."""
+        """Where and how to scan, once all is there: what all calls have in common."""
+        self.prepare(params.M_search)
         given, (list_no, distance) = params.given, probed
         filter, n_threads = id_filter(given.sel, get_num_threads())
         nprobe = min(given.nprobe, len(self.centroids)) if list_no is None else list_no.shape[1]
         return {
+            "n_codes": params.M_search,
             "nprobe": nprobe,
             "coarse_list_no": list_no,
             "coarse_score": distance,
@@ -300,7 +343,7 @@ class Engine:
     # -- reconstruction -----------------------------------------------------------------------
 
     def decode(self, list_no: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """list_no (n,) int64 and codes (n, M) uint8 -> (n, d) float32."""
+        """list_no (n,) int64 and the first of their codes (n, m) uint8 -> (n, d) float32."""
         return self.codec.decode_lists(list_no if self.codec.nlist is not None else None, codes)
 
     def memory(self) -> dict[str, int]:

@@ -33,7 +33,7 @@ from .codec.config import QINCoConfig, check_bool, resolve_config
 from .codec.statistics import Drift, Statistics, drift
 from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
-from .params import Resolved, resolve_params
+from .params import MOST_CODES, Resolved, resolve_params
 from .ranking.additive import DEFAULT_WEIGHT, MOST_WEIGHT
 from .ranking.fitting import fit
 from .reencode import reencoded
@@ -52,10 +52,9 @@ class _QINCoIndex:
     """What the two indexes share: all but lists, quantizer and ids of one's own."""
 
     __slots__ = (
-        "M", "__weakref__", "_additive_weight", "_coarse", "_config", "_engine", "_exit_margin",
-        "_length_correction",
-        "_nshort", "_rerank_device", "d", "metric_arg", "metric_type", "nbits", "nlist", "training",
-        "verbose",
+        "M", "_M_search", "__weakref__", "_additive_weight", "_coarse", "_config", "_engine",
+        "_exit_margin", "_length_correction", "_nshort", "_rerank_device", "d", "metric_arg",
+        "metric_type", "nbits", "nlist", "training", "verbose",
     )  # fmt: skip
 
     def __init__(
@@ -70,7 +69,7 @@ class _QINCoIndex:
         training: TrainingConfig | None,
     ) -> None:
         self.d, self.nlist = integer("d", d, 1, 1 << 20), integer("nlist", nlist, 1, 1 << 40)
-        self.M, self.nbits = integer("M", M, 1, 64), integer("nbits", nbits, 4, 8)
+        self.M, self.nbits = integer("M", M, 1, MOST_CODES), integer("nbits", nbits, 4, 8)
         if metric not in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
             raise ValueError(f"metric: expected METRIC_L2 or METRIC_INNER_PRODUCT, got {metric!r}")
         self.metric_type, self.metric_arg, self.verbose = int(metric), 0.0, False
@@ -78,6 +77,7 @@ class _QINCoIndex:
         auto = isinstance(config, str) and config.lower() == "auto"
         self._config = "auto" if auto else resolve_config(config, self.d)
         self._nshort: int | None = None
+        self._M_search: int | None = None
         self._exit_margin, self._rerank_device = 1.0, "cpu"
         self._length_correction = metric == faiss.METRIC_INNER_PRODUCT
         self._additive_weight = DEFAULT_WEIGHT
@@ -141,6 +141,31 @@ class _QINCoIndex:
     @exit_margin.setter
     def exit_margin(self, value: float) -> None:
         self._exit_margin = margin_factor(value)
+
+    @property
+    def M_search(self) -> int | None:
+        """The codes of each vector that searches use: its first so many, as if the index had been
+        cut to them by `truncate`, which gives the same results. Fewer are faster to scan and to
+        decode, and say less of the vectors; what is stored and reconstructed stays whole. Default
+        None: all M. To be set for one call too, in `SearchParametersIVFQINCo`.
+
+        D is then the distance to what the first codes decode to. Whole shortlists are decoded, and
+        what a `range_search` scans: student and margins of early exit are those of all codes.
+
+        Each number of codes has tables of its own. The first search by so many fits them to a
+        sample of the stored vectors, as `truncate` does, in seconds for a million; the first one
+        with four times as many vectors to fit to does it again. They take 4 bytes a vector (none
+        with inner product without `length_correction`), `memory_usage` has their sum, and are not
+        kept by files, pickle and copy. In the filter of another search they are used if they are
+        there, and RuntimeError is raised if not.
+
+        Raises TypeError for what is no integer, ValueError outside 1..M.
+        """
+        return self._M_search
+
+    @M_search.setter
+    def M_search(self, value: int | None) -> None:
+        self._M_search = None if value is None else integer("M_search", value, 1, self.M)
 
     @property
     def rerank_device(self) -> str:
@@ -254,11 +279,12 @@ class _QINCoIndex:
             and their copies, weights of the networks. What a coarse quantizer holds itself is not
             counted.
         precomputed_table : that of `precompute_table`.
+        rates : tables and biases of each `M_search` that there has been a search with.
         total : their sum; per_vector: total / ntotal, 0.0 for an empty index.
         """
         parts: dict[str, float] = dict.fromkeys(
             ("codes", "bias", "ids", "direct_map", "centroids", "tables", "codec",
-             "precomputed_table"), 0,
+             "precomputed_table", "rates"), 0,
         )  # fmt: skip
         if self._engine is not None:
             parts |= self._engine.memory()
@@ -486,7 +512,8 @@ class _QINCoIndex:
         A row takes an id but is never found, and `reconstruct_n` gives NaN for it, where it holds
         NaN or inf, its squares overflow float32, or the quantizer has no list for it. All or
         nothing: on an error or Ctrl-C the index is as before. Other threads may search, save and
-        add meanwhile. Shows progress where `verbose`. Beside x it takes M + 16 bytes a vector.
+        add meanwhile. Shows progress where `verbose`. Beside x it takes M + 16 bytes a vector, and
+        m + 4 for each `M_search` of m codes that there has been a search with.
 
         Raises RuntimeError if untrained, ValueError (also an AssertionError) for a wrong
         dimension.
@@ -519,6 +546,7 @@ class _QINCoIndex:
             return copy.copy(self)
         index = self._shell(M)
         index.verbose, index._nshort = self.verbose, self._nshort
+        index._M_search = None if self._M_search is None else min(self._M_search, M)
         index._exit_margin, index._rerank_device = self._exit_margin, self._rerank_device
         index._length_correction = self._length_correction
         index._additive_weight = self._additive_weight
@@ -560,14 +588,15 @@ class _QINCoIndex:
         Returns
         -------
         D (n, k) float32: squared L2 distance (or inner product) between the query and what
-        `reconstruct` returns, best first; with nshort 0 the additive distance. I (n, k) int64.
+        `reconstruct` returns (with `M_search`, what the first codes decode to), best first; with
+        nshort 0 the additive distance. I (n, k) int64.
         Missing results, and queries with NaN or inf, have id -1 and D = ±FLT_MAX.
 
         Raises
         ------
-        RuntimeError if untrained, nprobe is 0 or params are another index's; ValueError (also
-        an AssertionError) for a wrong dimension, k < 1 or buffers of a wrong shape; TypeError for
-        k or buffers of a wrong type.
+        RuntimeError if untrained, nprobe is 0 or params are another index's; ValueError for an
+        M_search above M, and (also an AssertionError) for a wrong dimension, k < 1 or buffers of a
+        wrong shape; TypeError for k or buffers of a wrong type.
         """
         engine, x = self._check_trained(), as_matrix(x, self.d)
         resolved = self._resolve(params)
@@ -576,7 +605,9 @@ class _QINCoIndex:
         return D, I
 
     def _resolve(self, params: Any) -> Resolved:
-        return resolve_params(params, self._default_nprobe(), self._nshort, self._exit_margin)
+        return resolve_params(
+            params, self._default_nprobe(), self._nshort, self._exit_margin, self._M_search, self.M
+        )
 
     def _default_nprobe(self) -> int:
         return 1
@@ -743,7 +774,8 @@ class IndexIVFQINCo(_QINCoIndex):
         4 k where that is more.
     exit_margin : early exit of re-ranking, default 1.0; inf: none. rerank_device : where it runs,
         default "cpu"; a torch device, or "auto". use_precomputed_table : whether it looks the
-        first network up, default 0; `precompute_table` makes it 1.
+        first network up, default 0; `precompute_table` makes it 1. M_search : codes of each vector
+        to search by, default None: all.
     cp : faiss.ClusteringParameters of the coarse clustering. codec : QINCoCodec once trained.
     d, ntotal, is_trained, metric_type, nlist, M, nbits, code_size, quantizer, verbose as in FAISS.
 

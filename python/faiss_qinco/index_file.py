@@ -59,9 +59,9 @@ Index = IndexIVFQINCo | IndexQINCo | IndexPreTransform
 def write_index(index: Index, path: Path) -> None:
     """Write an index to a file, atomically: a failed write leaves an old file whole.
 
-    The coarse quantizer, nprobe, nshort, ids and direct map are kept; the settings of a training
-    still to be done are not. Takes a few MB of memory, and twice that of a coarse quantizer. Other
-    threads may search meanwhile; what they add waits, and is not in the file.
+    The coarse quantizer, nprobe, nshort, M_search, ids and direct map are kept; the settings of a
+    training still to be done are not. Takes a few MB of memory, and twice that of a coarse
+    quantizer. Other threads may search meanwhile; what they add waits, and is not in the file.
 
     Raises OSError where the file cannot be written (MissingFileError, also a RuntimeError, where
     its folder is missing), ValueError where the path is no regular file's, TypeError for an index
@@ -123,6 +123,7 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
         header: dict[str, Any] = {
             "type": type(index).__name__,
             **{name: getattr(index, name) for name in ("d", "nlist", "M", "nbits", "nshort")},
+            "M_search": index.M_search,
             "exit_margin": _none_for_inf(index.exit_margin),
             "metric": index.metric_type,
             "length_correction": index.length_correction,
@@ -186,7 +187,9 @@ def index_from_state(reader: Reader) -> Any:
         index.exit_margin = take_number(header, "exit_margin", float, 0, _FLOAT_MAX)
     else:
         index.exit_margin = math.inf
-    # A file of before them has none.
+    # Files of before these have none.
+    if header.get("M_search") is not None:
+        index.M_search = take_number(header, "M_search", int, 1, M)
     index.length_correction = "length_correction" in header and _take(
         header, "length_correction", bool
     )

@@ -7,12 +7,13 @@ from typing import Any
 
 import faiss
 
-from .checks import margin_factor, size
+from .checks import integer, margin_factor, size
 from .errors import ArgumentError
 from .selectors import given
 
 DEFAULT_NSHORT = 100
 DEFAULT_K_FACTOR = 4
+MOST_CODES = 64
 
 
 class SearchParametersIVFQINCo:
@@ -25,6 +26,8 @@ class SearchParametersIVFQINCo:
         additive distance); None: the index's.
     exit_margin : early exit of re-ranking, see `IndexIVFQINCo.exit_margin` (inf: none); None: the
         index's.
+    M_search : codes of each vector to search by, the first of them, see `IndexIVFQINCo.M_search`;
+        None: as the index does.
     sel : a `faiss.IDSelector`; only ids that it accepts enter the shortlist.
     max_codes : end the scan of a query after so many codes that `sel` accepts; default 0: never.
     ensure_topk_full : scan the list where max_codes, or k where that is larger, is reached to its
@@ -34,17 +37,19 @@ class SearchParametersIVFQINCo:
     quantizer_params : `faiss.SearchParameters` for the coarse quantizer.
 
     Raises AssertionError (also a ValueError) for an unknown keyword, TypeError or OverflowError
-    for a size that is not a non-negative integer.
+    for a size that is not a non-negative integer, ValueError for an M_search below 1 (and for one
+    above the index's M where it is used).
     """
 
     __slots__ = (
-        "ensure_topk_full", "exit_margin", "max_codes", "max_empty_result_buckets", "nprobe",
-        "nshort", "quantizer_params", "sel",
+        "M_search", "ensure_topk_full", "exit_margin", "max_codes", "max_empty_result_buckets",
+        "nprobe", "nshort", "quantizer_params", "sel",
     )  # fmt: skip
 
     nprobe: int
     nshort: int | None
     exit_margin: float | None
+    M_search: int | None
     sel: faiss.IDSelector | None
     max_codes: int
     ensure_topk_full: bool
@@ -57,6 +62,8 @@ class SearchParametersIVFQINCo:
         nshort, margin = kwargs.pop("nshort", None), kwargs.pop("exit_margin", None)
         self.nshort = None if nshort is None else size("nshort", nshort)
         self.exit_margin = None if margin is None else margin_factor(margin)
+        M_search = kwargs.pop("M_search", None)
+        self.M_search = None if M_search is None else integer("M_search", M_search, 1, MOST_CODES)
         self.ensure_topk_full = bool(kwargs.pop("ensure_topk_full", False))
         for name, kind in (("sel", faiss.IDSelector), ("quantizer_params", faiss.SearchParameters)):
             value = kwargs.pop(name, None)
@@ -74,6 +81,7 @@ class Resolved:
     given: SearchParametersIVFQINCo
     index_nshort: int | None
     exit_margin: float
+    M_search: int
     kept_alive: Any  # what the caller gave: it may be all that keeps sel and quantizer_params
 
     def nshort(self, k: int) -> int:
@@ -82,10 +90,12 @@ class Resolved:
         return max(DEFAULT_NSHORT, DEFAULT_K_FACTOR * k) if nshort is None else nshort
 
 
-def resolve_params(params: Any, nprobe: int, nshort: int | None, exit_margin: float) -> Resolved:
-    """The parameters of a call: the index's where `params` is None; `faiss.SearchParametersIVF`
-    is taken too. Raises TypeError or RuntimeError for anything else, as FAISS does, and
-    RuntimeError for an nprobe of 0."""
+def resolve_params(
+    params: Any, nprobe: int, nshort: int | None, exit_margin: float, M_search: int | None, M: int
+) -> Resolved:
+    """The parameters of a call to an index of M codes: its own where `params` is None;
+    `faiss.SearchParametersIVF` is taken too. Raises TypeError or RuntimeError for anything else, as
+    FAISS does, RuntimeError for an nprobe of 0, and ValueError for an M_search above M."""
     found = params
     if params is None:
         found = SearchParametersIVFQINCo(nprobe=nprobe)
@@ -109,4 +119,6 @@ def resolve_params(params: Any, nprobe: int, nshort: int | None, exit_margin: fl
     if found.nprobe == 0:
         raise RuntimeError("nprobe: expected at least 1, got 0")
     margin = exit_margin if found.exit_margin is None else found.exit_margin
-    return Resolved(found, nshort, margin, params)
+    if found.M_search is not None:
+        M_search = integer("M_search", found.M_search, 1, M)
+    return Resolved(found, nshort, margin, M if M_search is None else M_search, params)

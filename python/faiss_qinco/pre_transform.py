@@ -67,8 +67,8 @@ class IndexPreTransform:
     Attributes
     ----------
     d : dimension before the transforms. chain : the transforms. index : the one inside.
-    nprobe, nshort, exit_margin, rerank_device, length_correction, additive_weight, training, cp,
-        quantizer, use_precomputed_table, verbose : of the index inside, and set there.
+    nprobe, nshort, exit_margin, M_search, rerank_device, length_correction, additive_weight,
+        training, cp, quantizer, use_precomputed_table, verbose : of the index inside, and set there.
     ntotal, metric_type, nlist, M, nbits, code_size, codec, config, lists : of the index inside.
 
     What else the index has is a call of `index`, on what `apply_chain` makes of vectors.
@@ -81,7 +81,7 @@ class IndexPreTransform:
     __slots__ = ("__weakref__", "chain", "index")
 
     nprobe, nshort, exit_margin, rerank_device = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
-    length_correction, additive_weight = _OfIndex(), _OfIndex()
+    length_correction, additive_weight, M_search = _OfIndex(), _OfIndex(), _OfIndex()
     training, cp, quantizer, use_precomputed_table = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     verbose, ntotal, metric_type, metric_arg = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     nlist, M, nbits, code_size = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()

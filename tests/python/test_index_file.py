@@ -146,6 +146,7 @@ REFUSED = {
         ("nprobe",): [-1, "x", 2**70, 1.5, None],
         ("nshort",): [-1, "x", 2**70],
         ("exit_margin",): [-1, "x", "inf", [], 10**400],
+        ("M_search",): [0, 4, "2", 1.0, True, 2**70],
         ("is_trained",): ["yes please", 1, None],
         ("direct_map",): [1, "x", None],
         ("config",): [None, [], "XXL", {"L": 10**9, "x": 1}],

@@ -36,8 +36,9 @@ def rerank(
     codec : decodes.
     queries : (n, d) float32.
     shortlist : slice of the queries -> their candidates: ids and list_no (nq, n_short) int64,
-        codes (nq, n_short, M) uint8, lengths (nq, n_short) float32 to stretch decoded vectors to,
-        or (0, n_short), as `Engine.shortlist` of the extension gives them, missing ones last.
+        codes (nq, n_short, m) uint8, all M of them or the first m, lengths (nq, n_short) float32 to
+        stretch decoded vectors to, or (0, n_short), as `Engine.shortlist` of the extension gives
+        them, missing ones last.
     n_short, k, metric : candidates and results of a query; faiss's number of the metric.
     device : a torch device.
 
@@ -121,6 +122,7 @@ def _scores(
     codes = codes.flatten(0, 1)
     if codec.nlist is None:
         first, codes = codes[:, 0].long(), codes[:, 1:]
+    steps = steps[: codes.shape[1]]
     for part in chunks(len(score), rows_at_once(q.device)):
         x = base.index_select(0, first[part])
         for step, code in zip(steps, codes[part].T.long(), strict=True):

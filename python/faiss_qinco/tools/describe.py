@@ -17,6 +17,7 @@ _PARTS = {
 }  # fmt: skip
 _HEADER = (
     "d", "transforms", "ntotal", "nlist", "M", "nbits", "config", "is_trained", "nprobe", "nshort",
+    "M_search",
 )  # fmt: skip
 
 

@@ -33,6 +33,10 @@ def test_ids_numbers_and_vectors_are_those_of_the_model(steps, seed):
     index.reset()
     index.make_direct_map(False)
     index.nprobe, index.nshort, index.exit_margin = index.nlist, 1000, np.inf
+    first_code = [
+        fq.SearchParametersIVFQINCo(nprobe=index.nlist, nshort=nshort, M_search=1)
+        for nshort in (0, 1000)
+    ]
     stored: list[tuple[int, np.ndarray]] = []  # id, code; what cannot be stored takes a number only
     ntotal, own_ids, mapped = 0, False, False
 
@@ -75,6 +79,7 @@ def test_ids_numbers_and_vectors_are_those_of_the_model(steps, seed):
         query = rng.standard_normal((1, index.d)).astype(np.float32)
         D, I = index.search(query, ntotal + 1)
         assert sorted(I[0][I[0] >= 0]) == sorted(i for i, _ in stored if i >= 0)
+        by_first = [index.search(query, ntotal + 1, params=p) for p in first_code]
         if mapped:
             for i, code in stored:
                 decoded = index.sa_decode(code[None])[0]
@@ -84,3 +89,7 @@ def test_ids_numbers_and_vectors_are_those_of_the_model(steps, seed):
             for missing in {*range(ntotal), -1, ntotal} - {i for i, _ in stored}:
                 with pytest.raises(RuntimeError):
                     index.reconstruct(missing)
+    if steps:
+        cut = index.truncate(1)
+        expected = [cut.search(query, ntotal + 1, params=p) for p in first_code]
+        np.testing.assert_array_equal(by_first, expected)

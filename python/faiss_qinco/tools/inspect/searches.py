@@ -57,7 +57,9 @@ def search(
     sizes = engine.core.sizes()
 
     def search(q: np.ndarray, k: int, nshort: int, margin: float) -> tuple[np.ndarray, np.ndarray]:
-        params = SearchParametersIVFQINCo(nprobe=nprobe, nshort=nshort, exit_margin=margin)
+        params = SearchParametersIVFQINCo(
+            nprobe=nprobe, nshort=nshort, exit_margin=margin, M_search=index.M
+        )
         D, I = index.search(q, k, params=params)
         return (D if engine.metric == faiss.METRIC_L2 else -D), I
 
