@@ -68,7 +68,7 @@ class IndexPreTransform:
     ----------
     d : dimension before the transforms. chain : the transforms. index : the one inside.
     nprobe, nshort, exit_margin, M_search, rerank_device, length_correction, additive_weight,
-        training, cp, quantizer, use_precomputed_table, verbose : of the index inside, and set there.
+        training, cp, quantizer, use_precomputed_table, verbose : of the index inside, set there.
     ntotal, metric_type, nlist, M, nbits, code_size, codec, config, lists : of the index inside.
 
     What else the index has is a call of `index`, on what `apply_chain` makes of vectors.
