@@ -45,7 +45,7 @@ class TrainingConfig:
     clip_value : bound on each gradient entry.
     noise : standard deviation of Gaussian noise added to the vectors of each batch, as a fraction
         of theirs.
-    mixing : against over-fitting: once vectors held out have an error 1.1 times that of the
+    mixing : against over-fitting: once vectors held out have an error 1.2 times that of the
         batches, pairs of a batch's vectors are mixed, in proportions from Beta(mixing, mixing).
         0: never. What it is worth: `bench/training/README.md`.
     warmup : fraction of the schedule in which the learning rate rises linearly.

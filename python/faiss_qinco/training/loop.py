@@ -43,7 +43,7 @@ VALIDATE_STEPS = (50, 200)  # between two validations: one epoch, within these b
 VALIDATION_SHARE = 0.1  # of the time, for all validations together
 FEWEST_HELD_OUT, PROBE = 64, 8  # vectors, however little time there is
 SAVE_SECONDS = 60.0  # between two checkpoints, at most
-OVERFIT = 1.1  # times the error of the batches since: a held-out error above that begins mixing
+OVERFIT = 1.2  # times the error of the batches since: a held-out error above that begins mixing
 PERCENT = 100
 
 
