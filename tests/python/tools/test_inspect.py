@@ -29,7 +29,7 @@ def found(filled_image, base, queries):
 def test_errors_are_those_of_the_codec_and_of_a_residual_quantizer(found, filled_image, base):
     index = fq.deserialize_index(filled_image)
     codec, x = index.codec, base[3000:7000][found.worst.rows]
-    codes = codec.encode(x)
+    codes = np.column_stack(index._engine.encode(x, None, "cpu"))  # as they would be stored
     errors = np.square(codec.decode(codes) - x).sum(1)
     np.testing.assert_allclose(found.worst.errors[found.worst.order], errors, rtol=1e-4)
     assert (np.diff(errors) <= 0).all() and errors[0] == pytest.approx(found.worst.errors.max())
