@@ -35,7 +35,7 @@ from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
 from .params import MOST_CODES, Resolved, resolve_params
 from .ranking.additive import DEFAULT_WEIGHT, MOST_WEIGHT
-from .ranking.fitting import fit
+from .ranking.fitting import POINTS_PER_CODEWORD, fit
 from .reencode import reencoded
 from .threads import get_num_threads
 from .training import check_files, plan, remove_checkpoint, train_codec
@@ -322,6 +322,7 @@ class _QINCoIndex:
         codec = train_codec(
             data, self.M, self.nbits, self._config, self.training, centroids, list_no,
             metric=self.metric_type, budget=budget,
+            n_later=min(len(data), POINTS_PER_CODEWORD * self.M << self.nbits),
         )  # fmt: skip
         self._engine = self._searchable(codec, data, centroids, list_no, budget)
         remove_checkpoint(self.training)

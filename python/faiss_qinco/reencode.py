@@ -99,6 +99,7 @@ def reencoded(
         n_some = min(n, POINTS_PER_CODEWORD * codec.M * codec.K // FIRST_PART)
         some = order[np.sort(np.random.default_rng(training.seed).choice(n, n_some, replace=False))]
         tables = first_tables(codec, stored, some, lists, bases, training, None)  # type: ignore[arg-type]
+        assert tables is not None  # there is time
         term = AdditiveTerm(tables, bases, weight)
     codes, lengths = np.empty((n, codec.M), np.uint8), np.empty(n, np.float32)
     if engine.length_correction and x is None:

@@ -28,7 +28,7 @@ POINTS_PER_CODEWORD = 50  # training vectors, per unknown codeword of the M·K,
 FEW_POINTS = 4  # and with no time left; margins are then likely to be infinite
 ENCODING_SHARE = 0.5  # of the time that is left; a student and the fits have the rest
 FIRST_PART, FIRST_SHARE = 4, 0.15  # one vector in so many, and its time, for tables to choose by
-ENCODED = 1 << 12  # vectors at a time: time is looked at in between
+ENCODED = 1 << 10  # vectors at a time: time is looked at in between
 CANDIDATES_PART = 4  # one in so many is a candidate of the calibration,
 CANDIDATES = 1 << 16  # of so many at most
 QUERIES = 4096  # of the others, those of the margins,
@@ -78,7 +78,10 @@ def fit(
         some = rows[: max(FEW_POINTS * codec.M * codec.K, len(rows) // FIRST_PART)]
         additive = first_tables(codec, x, some, of_rows, bases, training, budget)
     term = None if additive is None else AdditiveTerm(additive, bases, additive_weight)
-    codes = _encode(codec, x, rows, of_rows, training, budget, ENCODING_SHARE, term)
+    codes = _encode(
+        codec, x, rows, of_rows, training, budget, ENCODING_SHARE, FEW_POINTS * codec.M * codec.K,
+        term,
+    )  # fmt: skip
     rows = rows[: len(codes)]
     chosen = lists[rows]
     n_fitted = len(rows) - min(len(rows) // CANDIDATES_PART, CANDIDATES)
@@ -178,10 +181,13 @@ def first_tables(
     bases: np.ndarray,
     training: TrainingConfig,
     budget: Budget | None,
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Additive codebooks to choose codes by, fitted to codes of these rows of x that were chosen
-    without. Other arguments as of `fit`, lists as list_no."""
-    codes = _encode(codec, x, rows, lists, training, budget, FIRST_SHARE, None)
+    without; None where there is no time for enough of them. Other arguments as of `fit`, lists as
+    list_no."""
+    codes = _encode(codec, x, rows, lists, training, budget, FIRST_SHARE, 0, None)
+    if len(codes) < min(len(rows), FEW_POINTS * codec.M * codec.K):
+        return None
     fit = AdditiveFit(codec.M, codec.K, codec.d)
     for part in parts(0, len(codes)):
         chosen = rows[part]
@@ -198,12 +204,14 @@ def _encode(
     training: TrainingConfig,
     budget: Budget | None,
     time_share: float,
+    fewest: int,
     additive: AdditiveTerm | None,
 ) -> np.ndarray:
-    """The codes (n, M) uint8 of as many of the first rows of x as there is time for."""
+    """The codes (n, M) uint8 of as many of the first rows of x as there is time for, but `fewest`
+    at least."""
     time_left = (budget or Budget()).share(time_share)
-    few = min(len(rows), FEW_POINTS * codec.M * codec.K)
-    codes: list[np.ndarray] = []
+    few = min(len(rows), fewest)
+    codes = [np.empty((0, codec.M), np.uint8)]
     n_done, show = 0, training.progress and len(rows) >= PROGRESS_VECTORS
     with progress_bar("encoding training vectors", len(rows), "vector", show) as bar:
         while n_done < len(rows) and (n_done < few or time_left.left() > 0):

@@ -17,7 +17,7 @@ import numpy as np
 from ..codec.codec import QINCoCodec
 from ..codec.config import QINCoConfig, resolve_config, student_config
 from ..errors import ArgumentError
-from .budget import CODEC_SHARE, STUDENT_SHARE, Budget
+from .budget import STUDENT_SHARE, Budget
 from .checkpoint import check_checkpoint, remove_checkpoint
 from .config import TrainingConfig, check_number
 from .data import TrainingSet
@@ -51,6 +51,7 @@ def train_codec(
     *,
     metric: int = 1,
     budget: Budget | None = None,
+    n_later: int = 0,
 ) -> QINCoCodec:
     """Train a codec.
 
@@ -63,8 +64,8 @@ def train_codec(
     metric : faiss's number of the metric, by which the codec's `encode` chooses lists. With inner
         product (0), codes add to the mean of a list's vectors, not to its centroid, which FAISS
         gives unit length.
-    budget : what is left of the time of a whole training, of which the codec takes its share;
-        None: `training.max_seconds`, all of it for the codec.
+    budget, n_later : what is left of the time of a whole training, and how many vectors are to be
+        encoded after this in what the codec leaves of it, 10 to 30 %. None: `training.max_seconds`.
 
     Warns (RuntimeWarning) where the codec's error on held-out vectors is not below that of residual
     quantization. Raises RuntimeError when there are fewer vectors than codewords, when the error
@@ -87,17 +88,15 @@ def train_codec(
     if data.list_no is not None and data.list_no.shape != (len(data),):
         raise ArgumentError(f"list_no: expected shape ({len(data)},), got {data.list_no.shape}")
     if budget is None:
-        own = Budget(training.seconds(len(data)))
-        own.charge(started.spent)
-    else:
-        own = budget.share(CODEC_SHARE)
+        budget = Budget(training.seconds(len(data)))
+        budget.charge(started.spent)
     from .loop import train_model  # seconds of the budget: it imports torch
 
     config = resolve_config(config, data.d, training.device)
     bases = centroids
     if centroids is not None and metric == 0:
         bases = data.list_means(centroids)
-    codec = train_model(data, M, nbits, config, training, bases, metric, own)
+    codec = train_model(data, M, nbits, config, training, bases, metric, budget, n_later)
     if bases is not centroids:
         codec.own_centroids = np.ascontiguousarray(centroids, np.float32)
     return codec

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 
-CODEC_SHARE = 0.7  # of what is left when `train_codec` is called; tables and margins get the rest
 STUDENT_SHARE = 0.4  # of what is left when `distill` is called
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..codec.codec import QINCoCodec, TrainingReport
-from ..codec.config import QINCoConfig
+from ..codec.config import QINCoConfig, student_pays
 from ..codec.devices import check_device, resolve_device, use_bf16
 from ..codec.encoding import chunks
 from ..codec.model import QINCo
@@ -44,6 +44,8 @@ VALIDATION_SHARE = 0.1  # of the time, for all validations together
 FEWEST_HELD_OUT, PROBE = 64, 8  # vectors, however little time there is
 SAVE_SECONDS = 60.0  # between two checkpoints, at most
 OVERFIT = 1.2  # times the error of the batches since: a held-out error above that begins mixing
+LATER = 1.6  # times the time of encoding them
+LATER_SHARES = 0.1, 0.3  # of the time that is left, at least and at most
 PERCENT = 100
 
 
@@ -56,6 +58,7 @@ def train_model(
     centroids: np.ndarray | None,
     metric: int,
     budget: Budget,
+    n_later: int,
 ) -> QINCoCodec:
     """Train a codec of M steps on `data`; with an IVF, on centroids (nlist, d) float32 and the
     data's list_no. See `train_codec`."""
@@ -65,7 +68,7 @@ def train_model(
     device = local_device(resolve_device(training.device))
     check_device(device)
     with library_threads():
-        run = Run(data, M, nbits, config, training, centroids, metric, budget, device)
+        run = Run(data, M, nbits, config, training, centroids, metric, budget, device, n_later)
         try:
             run.begin()
             run.descend()
@@ -88,13 +91,14 @@ class Run:
         metric: int,
         budget: Budget,
         device: str,
+        n_later: int = 0,
     ) -> None:
         self.first = is_first()
         if not self.first:
             training = replace(training, progress=False, checkpoint=None)
         self.data, self.M, self.nbits, self.K = data, M, nbits, 1 << nbits
         self.config, self.training, self.metric = config, training, metric
-        self.budget, self.device = budget, device
+        self.budget, self.device, self.n_later = budget, device, n_later
         self.dtype = torch.bfloat16 if use_bf16(training.bf16, device) else torch.float32
         self.rng = np.random.default_rng(training.seed)
         self.held_out, self.rows = split(len(data), training.n_validation, self.K, self.rng)
@@ -151,7 +155,7 @@ class Run:
         if self.report is not None:
             return state | {"step": self.step, "paces": self.paces}
         self.log = open_log(self.training.log, self.history[-1][1] if self.history else -1)
-        reserved = self.seconds_to_finish()
+        reserved = self.seconds_to_finish() + self.seconds_later()
         self.clock = Budget(max(0.0, self.budget.left() - reserved) + past)
         self.clock.charge(past)
         if not self.history:
@@ -334,6 +338,18 @@ class Run:
         if self.budget.left() == math.inf:
             return 0.0
         return 1.2 * len(self.held_out) * sum(self.seconds_each())
+
+    def seconds_later(self) -> float:
+        """To be left for what follows the codec: `n_later` vectors are encoded, some twice, and
+        tables and margins fitted to them, or a student."""
+        left = self.budget.left()
+        if self.n_later == 0 or left == math.inf:
+            return 0.0
+        least, most = LATER_SHARES
+        student = self.training.student
+        if student or (student is None and student_pays(self.config, self.data.d)):
+            return most * left
+        return min(max(LATER * self.n_later * self.seconds_each()[1], least * left), most * left)
 
     # -- the end ------------------------------------------------------------------------------
 

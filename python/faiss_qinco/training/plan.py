@@ -9,7 +9,6 @@ from ..codec.config import PRESETS, QINCoConfig, network_costs, resolve_config
 from ..codec.devices import resolve_device
 from ..codec.weights import tensor_shapes
 from ..threads import get_num_threads
-from .budget import CODEC_SHARE
 from .config import TrainingConfig
 from .start import BEAM, most_points
 
@@ -17,7 +16,7 @@ from .start import BEAM, most_points
 # AMD Zen 5: within a factor of two there, and more where the CPU has no bfloat16.
 SECONDS_PER_MILLION = 0.003, 0.06  # multiply-adds of encoding a vector, parameters
 COPIES = 7  # of the parameters: gradients, moments, the best so far, what is being packed
-BY_TIME = 0.6  # of the codec's time: what is left for batches
+BY_TIME = 0.5  # of the time of the whole training: what is left for batches
 
 # The error of unseen vectors as a fraction of RQ's, after v vectors seen of n different ones:
 # 1 - gain * u / (u + half * K / 256) with u = v / (1 + v / (REPEATS * n)), since a vector seen
@@ -60,7 +59,7 @@ class Plan:
         """Of the epochs, those that there is time for, roughly."""
         if self.seconds is None or self.epoch_seconds is None:
             return float(self.epochs)
-        possible = CODEC_SHARE * BY_TIME * self.seconds / self.epoch_seconds
+        possible = BY_TIME * self.seconds / self.epoch_seconds
         return min(float(self.epochs), possible)
 
     def __str__(self) -> str:
@@ -79,7 +78,7 @@ class Plan:
             if epochs >= self.epochs:
                 lines.append(f"all {self.epochs} epochs, roughly {time_of(whole)} for the codec")
             else:
-                needed = whole / (CODEC_SHARE * BY_TIME)
+                needed = whole / BY_TIME
                 part = f"{epochs:.2g}" if epochs >= 0.1 else f"{epochs * self.points:,.0f} vectors"
                 lines.append(
                     f"roughly {part} of {self.epochs} epochs; for all of them max_seconds would "

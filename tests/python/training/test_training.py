@@ -214,6 +214,18 @@ def test_time_budget_ends_training(learn):
     assert 0 < report.vectors_seen < 10**6
 
 
+def test_time_is_left_for_what_follows(learn):
+    run = new_run(learn[:2000], max_seconds=100)
+    assert run.seconds_later() == 0.0
+    run.budget, run.each = Budget(100), (0.001, 0.01)
+    for n_later, student, expected in (
+        (0, None, 0), (10, None, 10), (1250, None, 20), (10**6, None, 30), (10, True, 30),
+    ):  # fmt: skip
+        run.n_later, run.training = n_later, training(student=student)
+        assert run.seconds_later() == pytest.approx(expected, rel=0.01)
+    assert new_run(learn[:2000]).seconds_later() == 0.0
+
+
 def test_patience_ends_training(learn):
     report = train(learn[:2000], epochs=10**6, lr=0.0, muon_lr=0.0, patience=2).report
     assert len(report.history) == 3  # the start, which stays the best, and two more
