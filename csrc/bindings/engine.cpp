@@ -203,6 +203,22 @@ void add(Engine& self, const Ids& list_no, const Bytes& codes, const std::option
   });
 }
 
+idx_t remove(Engine& self, const IdFilter* filter, bool renumber, int n_threads) {
+  idx_t n = 0;
+  without_gil(n_threads, [&](const Execution& run) {
+    n = renumber ? self.remove_numbers(filter, run) : self.remove(filter, run);
+  });
+  return n;
+}
+
+idx_t remove_ids(Engine& self, const Ids& ids, int n_threads) {
+  check_array("ids", ids, {kAny});
+  idx_t n = 0;
+  without_gil(n_threads,
+              [&](const Execution& run) { n = self.remove(ids.shape(0), ids.data(), run); });
+  return n;
+}
+
 Floats bias_of(const Engine& self, const Ids& list_no, const Bytes& codes,
                const std::optional<Floats>& lengths, int n_threads) {
   check_array("list_no", list_no, {kAny});
@@ -438,8 +454,24 @@ void bind_engine(py::module_& m) {
           arg("ids") = none, arg("n_threads") = 1,
           "Store codes (n, M) uint8 in lists (n) int64, all or nothing; list -1: it takes a number "
           "only. lengths (n) float32: of the vectors, where they are corrected. ids (n) int64, "
-          "None: from ntotal on. RuntimeError for ids while there is a direct "
-          "map, and inside a search of the same thread.")
+          "None: from ntotal on. RuntimeError inside a search of the same "
+          "thread.")
+      .def("remove", remove, arg("filter").none(true), py::kw_only(), arg("renumber") = false,
+           arg("n_threads") = 1,
+           "Take out what filter (None: any) accepts, all or nothing; how much that was, by which "
+           "ntotal is less. renumber: numbers that were given to vectors which could not be stored "
+           "count as well, and ids after them move up; RuntimeError with a direct map.")
+      .def("remove_ids", remove_ids, arg("ids"), arg("n_threads") = 1,
+           "The same for what has one of ids (n) int64, which need not be there.")
+      .def(
+          "merge_from",
+          [](Engine& self, Engine& other, idx_t add_id) {
+            without_gil(1, [&](const Execution& run) { self.merge_from(other, add_id, run); });
+          },
+          arg("other"), arg("add_id"),
+          "Take all that another engine stores, its ids larger by add_id, and its numbers; it is "
+          "empty then. Of their parts sizes and metric are checked. All or nothing. ValueError "
+          "where an id would not fit, or become negative.")
       .def("bias", bias_of, arg("list_no"), arg("codes"), py::kw_only(), arg("lengths") = none,
            arg("n_threads") = 1,
            "What `add` stores beside codes, (n) float32: the bias (L2), or the ratio from which "
@@ -502,8 +534,7 @@ void bind_engine(py::module_& m) {
           [](Engine& self) {
             without_gil(1, [&](const Execution& run) { self.make_direct_map(run); });
           },
-          "Keep where each id is stored, from now on. RuntimeError unless the ids are distinct and "
-          "below ntotal, as `add` gives them.")
+          "Keep where each id is stored, of duplicates the last in list order, from now on.")
       .def("clear_direct_map",
            [](Engine& self) {
              without_gil(1, [&](const Execution& run) { self.clear_direct_map(run); });

@@ -98,6 +98,13 @@ void bind_selection(py::module_& m) {
           arg("n"), arg("address"),
           "Bit id % 8 of byte id // 8 of the n bytes at an address. Not checked.")
       .def_static(
+          "set",
+          [](const Ids& ids) -> std::unique_ptr<IdFilter> {
+            check_array("ids", ids, {kAny});
+            return std::make_unique<IdsFilter>(ids.shape(0), ids.data());
+          },
+          arg("ids"), "Those of ids (n) int64, copied.")
+      .def_static(
           "faiss",
           [](std::uintptr_t address, bool cheap) -> std::unique_ptr<IdFilter> {
             return std::make_unique<FaissFilter>(address, cheap);

@@ -16,22 +16,8 @@
 namespace fq {
 namespace {
 
-constexpr idx_t kEncodeRows = 8192;  // at a time, so that few are copied where some are left out
-constexpr idx_t kMostNumbers = std::numeric_limits<idx_t>::max() / 2;
+constexpr idx_t kEncodeRows = 8192;   // at a time, so that few are copied where some are left out
 constexpr idx_t kRateRows = 1 << 16;  // that get the biases of a new rate at a time
-
-// codes: (n, M) -> (n, m).
-std::vector<std::uint8_t> first_codes(idx_t n, const std::uint8_t* codes, int M, int m) {
-  std::vector<std::uint8_t> out(static_cast<std::size_t>(n * m));
-  for (idx_t i = 0; i < n; ++i) std::copy_n(codes + i * M, m, out.data() + i * m);
-  return out;
-}
-
-// What a rate knows of vectors that are gone.
-void forget(Rate& rate) {
-  for (std::vector<float>& column : rate.bias) std::vector<float>().swap(column);
-  rate.n_fitted = 0;
-}
 
 }  // namespace
 
@@ -253,12 +239,11 @@ void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const
 
 void Engine::store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
                    const idx_t* ids, const BiasOfRates& of_rates) {
-  check<StateError>(!ids || !map_, "add_with_ids does not work with a direct map; clear it first");
   check<StateError>(n <= kMostNumbers - ntotal_, "ntotal: no more numbers to give out");
   std::vector<idx_t> offset;
   if (map_) {
     offset.resize(static_cast<std::size_t>(n));
-    map_->reserve(n, list_no, ntotal_);
+    map_->reserve(n, list_no, ids, ntotal_);
   }
   try {
     for (auto& [_, rate] : rates_) {
@@ -278,17 +263,19 @@ void Engine::store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, con
         rate.bias[l].resize(static_cast<std::size_t>(lists_.list(static_cast<idx_t>(l)).size()));
     throw;
   }
-  if (map_) map_->append(n, list_no, offset.data(), ntotal_);
+  if (map_) map_->append(n, list_no, offset.data(), ids, ntotal_);
   ntotal_ += n;
+  ++n_changes_;
 }
 
 void Engine::reset(const Execution& run) {
   const SharedLock::Writing writing(lock_, run.interrupted);
   lists_.reset();
-  if (map_) map_ = DirectMap(lists_, 0);
+  if (map_) map_ = DirectMap(lists_);
   ntotal_ = 0;
-  for (auto& [_, rate] : rates_) forget(rate);
+  for (auto& [_, rate] : rates_) rate.forget();
   ++n_replaced_;
+  ++n_changes_;
 }
 
 void Engine::import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
@@ -302,11 +289,12 @@ void Engine::import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows&
       check(ratio >= 1 / kMostStretch && ratio <= 1 / kLeastStretch,
             "bias: expected a ratio of lengths, got ", ratio);
   const SharedLock::Writing writing(lock_, run.interrupted);
-  if (map_) map_ = DirectMap(lists, ntotal);
+  if (map_) map_ = DirectMap(lists);
   lists_.exchange(lists);
   ntotal_ = ntotal;
   rates_.clear();
   ++n_replaced_;
+  ++n_changes_;
 }
 
 void Engine::set_ranking(std::shared_ptr<const EarlyExit> early_exit,
@@ -348,7 +336,7 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
     ratios.clear();
     {  // Some that have no bias yet; adds do not wait for these to be computed.
       const SharedLock::Reading reading(lock_, run.interrupted);
-      if (replaced && *replaced != n_replaced_) forget(rate), next = 0;
+      if (replaced && *replaced != n_replaced_) rate.forget(), next = 0;
       replaced = n_replaced_;
       for (; next < static_cast<idx_t>(rate.bias.size()); ++next) {
         const InvertedLists::List& list = lists_.list(next);
@@ -411,7 +399,7 @@ void Engine::drop_table(const Execution& run) {
 
 void Engine::make_direct_map(const Execution& run) {
   const SharedLock::Writing writing(lock_, run.interrupted);
-  map_ = DirectMap(lists_, ntotal_);
+  map_ = DirectMap(lists_);
 }
 
 void Engine::clear_direct_map(const Execution& run) {

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -43,7 +44,7 @@ class Engine {
   int code_size() const { return lists_.code_size(); }
   Metric metric() const { return metric_; }
   bool corrects_length() const { return corrects_length_; }
-  // Numbers given out, also to vectors that could not be stored: the next id.
+  // What is stored, and numbers given to vectors that could not be: the next id.
   idx_t ntotal() const { return ntotal_; }
 
   // For what follows up to the next heading, all under one reading where it has to agree.
@@ -92,7 +93,7 @@ class Engine {
 
   // Stores, all or nothing, what encode() gave. list_no: (n), -1 for what takes a number only;
   // codes: (n, M); lengths: (n), of the vectors, where these are corrected, else not used; ids:
-  // (n), null: from ntotal on as it is then. StateError for ids while there is a direct map.
+  // (n), null: from ntotal on as it is then.
   void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
            const idx_t* ids, const Execution& run);
   // A direct map stays one, and rates stay, with n_fitted 0.
@@ -100,6 +101,19 @@ class Engine {
   // Replaces what is stored, as InvertedLists::import_from; rates are gone. ntotal: at least n.
   void import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
                    const Execution& run);
+
+  // Take out what `filter` (null: any) accepts, or what has one of the ids (n), all or nothing; how
+  // much that was. ntotal is less by as much: numbers may come back. By ids and a direct map
+  // without duplicates, only the lists where they are are looked at.
+  idx_t remove(const IdFilter* filter, const Execution& run);
+  idx_t remove(idx_t n, const idx_t* ids, const Execution& run);
+  // The same for an index that numbers by itself: what follows moves up. Numbers count as well that
+  // were given to vectors which could not be stored. StateError with a direct map.
+  idx_t remove_numbers(const IdFilter* filter, const Execution& run);
+  // Takes all that `other`, an engine of the same parts (of which sizes and metric are checked),
+  // stores, with ids larger by add_id, and its numbers; that one is as after reset. All or nothing.
+  // CheckError where an id would leave what idx_t holds, or become negative.
+  void merge_from(Engine& other, idx_t add_id, const Execution& run);
 
   void set_ranking(std::shared_ptr<const EarlyExit> early_exit,
                    std::shared_ptr<const QincoWeights> student, const Execution& run);
@@ -121,7 +135,16 @@ class Engine {
              const idx_t* ids, const BiasOfRates& of_rates);
   bool has_bias() const { return metric_ == Metric::L2 || corrects_length_; }
   const float* bases() const { return own_bases_.empty() ? centroids_.data() : own_bases_.data(); }
+  template <class Select, class Remove>
+  idx_t remove_selected(Select select, Remove remove, const Execution& run);
+  idx_t remove_now(const std::vector<Removal>& removals, const Execution& run);
+  void remove_from_rates(const std::vector<Removal>& removals) noexcept;
+  // What would stand beside what `other` stores, by n_codes and list; with room for it.
+  std::map<int, std::vector<std::vector<float>>> bias_of_rates(const Engine& other,
+                                                               const Execution& run);
   void check_ranking(const EarlyExit* early_exit, const QincoWeights* student) const;
+
+  static constexpr idx_t kMostNumbers = std::numeric_limits<idx_t>::max() / 2;
 
   const Metric metric_;
   const bool corrects_length_;
@@ -134,6 +157,7 @@ class Engine {
   InvertedLists lists_;
   std::atomic<idx_t> ntotal_{0};
   std::optional<DirectMap> map_;
+  idx_t n_changes_ = 0;  // of what is stored
   std::shared_ptr<const EarlyExit> early_exit_;
   std::shared_ptr<const QincoWeights> student_;
   std::shared_ptr<const FirstStepTable> table_;

@@ -1,14 +1,19 @@
 #include "core/inverted_lists.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "core/bitpack.hpp"
 #include "core/check.hpp"
 #include "core/growth.hpp"
+#include "core/parallel.hpp"
+#include "core/selection.hpp"
 
 namespace fq {
 namespace {
+
+constexpr idx_t kFewIds = 1 << 15;  // that one thread asks a filter about sooner than others start
 
 std::size_t blocks_for(idx_t n) {
   return static_cast<std::size_t>((n + kScanBlock - 1) / kScanBlock);
@@ -130,6 +135,113 @@ void InvertedLists::locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) co
       offset[i] = o;
     }
   }
+}
+
+std::vector<Removal> InvertedLists::select(const IdFilter* filter, const Execution& run) const {
+  Execution asking = run;
+  if (ntotal_ < kFewIds) asking.n_threads = 1;
+  std::vector<std::vector<Removal>> found(static_cast<std::size_t>(n_workers(nlist(), asking)));
+  parallel_for(nlist(), asking, [&](idx_t l, int worker) {
+    const ListIds& ids = lists_[static_cast<std::size_t>(l)].ids;
+    const idx_t size = ids.size();
+    if (size == 0) return;
+    std::vector<std::uint64_t> words(static_cast<std::size_t>((size + 63) / 64), ~std::uint64_t{0});
+    if (filter)
+      filter->accept(ids, words.data());
+    else if (size % 64 != 0)
+      words.back() >>= 64 - size % 64;
+    Removal removal(l, size, std::move(words));
+    if (removal.n_removed() > 0)
+      found[static_cast<std::size_t>(worker)].push_back(std::move(removal));
+  });
+  for (std::size_t i = 1; i < found.size(); ++i)
+    std::move(found[i].begin(), found[i].end(), std::back_inserter(found[0]));
+  return std::move(found[0]);
+}
+
+void InvertedLists::prepare_removal(const std::vector<Removal>& removals) {
+  for (const Removal& removal : removals) {
+    ListIds& ids = lists_[static_cast<std::size_t>(removal.list_no())].ids;
+    // Those that are their offsets are so no more, unless the last ones go.
+    if (ids.width() == 0 && removal.first() < removal.n_kept())
+      ids.reserve(ids.size(), ListIds::width_for(ids.size() - 1, -1));
+  }
+}
+
+void InvertedLists::remove(const std::vector<Removal>& removals, int n_threads) noexcept {
+  try {
+    parallel_for(static_cast<idx_t>(removals.size()), {n_threads},
+                 [&](idx_t i, int) { remove(removals[static_cast<std::size_t>(i)]); });
+  } catch (...) {  // no memory for threads: none has started
+    for (const Removal& removal : removals) remove(removal);
+  }
+  for (const Removal& removal : removals) ntotal_ -= removal.n_removed();
+}
+
+void InvertedLists::remove(const Removal& removal) noexcept {
+  List& list = lists_[static_cast<std::size_t>(removal.list_no())];
+  const idx_t n = removal.n_kept();
+  if (n == 0) {
+    list = {};
+    return;
+  }
+  removal.visit_moves([&](idx_t from, idx_t to, idx_t count) {
+    move_codes(list.codes.data(), from, list.codes.data(), to, count);
+  });
+  list.codes.resize(blocks_for(n) * block_bytes());
+  for (idx_t o = n; o % kScanBlock != 0; ++o)
+    for (int b = 0; b < code_size_; ++b) list.codes[code_begin(o) + b * kScanBlock] = 0;
+  release_unused(list.codes);
+  remove_from(list.bias, removal);
+  list.ids.remove(removal);
+}
+
+void InvertedLists::move_codes(const std::uint8_t* codes, idx_t from, std::uint8_t* to_codes,
+                               idx_t to, idx_t n) const {
+  while (n > 0) {
+    const idx_t m = std::min({n, kScanBlock - from % kScanBlock, kScanBlock - to % kScanBlock});
+    for (int b = 0; b < code_size_; ++b)
+      std::memmove(to_codes + code_begin(to) + b * kScanBlock,
+                   codes + code_begin(from) + b * kScanBlock, static_cast<std::size_t>(m));
+    from += m, to += m, n -= m;
+  }
+}
+
+void InvertedLists::prepare_merge(const InvertedLists& other, idx_t add_id) {
+  for (std::size_t l = 0; l < lists_.size(); ++l) {
+    List& list = lists_[l];
+    const List& more = other.lists_[l];
+    if (more.size() == 0) continue;
+    const idx_t size = list.size() + more.size();
+    int width = 0;
+    more.ids.visit([&](auto id_at) {
+      for (idx_t o = 0; o < more.size(); ++o)
+        width = std::max(width, ListIds::width_for(id_at(o) + add_id, list.size() + o));
+    });
+    list.ids.reserve(size, width);
+    if (list.size() == 0) continue;  // it takes the other's arrays
+    reserve_for(list.codes, blocks_for(size) * block_bytes());
+    reserve_for(list.bias, static_cast<std::size_t>(size));
+  }
+}
+
+void InvertedLists::merge(InvertedLists& other, idx_t add_id) noexcept {
+  for (std::size_t l = 0; l < lists_.size(); ++l) {
+    List& list = lists_[l];
+    List& more = other.lists_[l];
+    const idx_t n = list.size();
+    if (n == 0) {
+      list.codes.swap(more.codes);
+      list.bias.swap(more.bias);
+    } else {
+      list.codes.resize(blocks_for(n + more.size()) * block_bytes());
+      move_codes(more.codes.data(), 0, list.codes.data(), n, more.size());
+      list.bias.insert(list.bias.end(), more.bias.begin(), more.bias.end());
+    }
+    for (idx_t o = 0; o < more.size(); ++o) list.ids.push_back(more.ids[o] + add_id);
+    more = {};
+  }
+  ntotal_ += std::exchange(other.ntotal_, 0);
 }
 
 void InvertedLists::reset() {

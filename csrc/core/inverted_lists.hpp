@@ -3,7 +3,7 @@
 // A list keeps its codes in scan blocks of 64 vectors. A block has code_size rows of 64 bytes:
 // byte row b holds byte b of the 64 packed codes, so that a kernel loads one step of many vectors
 // at once and a vector costs code_size bytes for every nbits. Searches may run concurrently;
-// a change (add, reset, import_from) must not overlap with anything: Engine sees to that.
+// a change (add, remove, merge …) must not overlap with anything: Engine sees to that.
 #pragma once
 
 #include <cstdint>
@@ -11,9 +11,12 @@
 #include <vector>
 
 #include "core/list_ids.hpp"
+#include "core/removal.hpp"
 #include "core/types.hpp"
 
 namespace fq {
+
+class IdFilter;
 
 class InvertedLists {
  public:
@@ -54,6 +57,26 @@ class InvertedLists {
   // Where the ids id0 .. id0 + n - 1 are stored, -1 where they are not; of duplicates, the last.
   void locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) const;
 
+  // The entries that `filter` (null: any) accepts, of the lists that have some.
+  std::vector<Removal> select(const IdFilter* filter, const Execution& run) const;
+  // Takes them out, once prepare_removal() has done what can fail. What stays keeps its order, and
+  // its ids.
+  void prepare_removal(const std::vector<Removal>& removals);
+  void remove(const std::vector<Removal>& removals, int n_threads) noexcept;
+  // As an index without ids of its own does it: unprepared, and then id i becomes new_number(i),
+  // which is less where an id before it has gone.
+  template <class F>
+  void renumber(F new_number) noexcept {
+    for (List& list : lists_)
+      for (idx_t o = 0; o < list.size() && list.ids.width() > 0; ++o)
+        list.ids.replace(o, new_number(list.ids[o]));
+  }
+
+  // Moves all of `other`, of the same sizes, behind what is here, add_id being added to its ids.
+  // What can fail does so in prepare_merge().
+  void prepare_merge(const InvertedLists& other, idx_t add_id);
+  void merge(InvertedLists& other, idx_t add_id) noexcept;
+
   // Sizes (nlist, M, nbits) may be read beside these two.
   void reset();
   void exchange(InvertedLists& other);  // what is stored, with lists of the same sizes
@@ -84,6 +107,10 @@ class InvertedLists {
   void reserve(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const idx_t* ids,
                idx_t first_id);
   std::size_t block_bytes() const { return static_cast<std::size_t>(code_size_) * kScanBlock; }
+  void remove(const Removal& removal) noexcept;
+  // n codes, from the scan blocks `codes` on; the ranges may overlap where `to` is below `from`.
+  void move_codes(const std::uint8_t* codes, idx_t from, std::uint8_t* to_codes, idx_t to,
+                  idx_t n) const;
   // Address of the first byte of a code, and the bytes after it at stride kScanBlock.
   std::size_t code_begin(idx_t offset) const;
 

@@ -7,12 +7,21 @@
 #include <cstring>
 #include <vector>
 
+#include "core/removal.hpp"
 #include "core/types.hpp"
 
 namespace fq {
 
 class ListIds {
  public:
+  ListIds() = default;
+  // 0 .. n - 1.
+  static ListIds sequence(idx_t n) {
+    ListIds ids;
+    ids.size_ = n;
+    return ids;
+  }
+
   idx_t size() const { return size_; }
   int width() const { return width_; }  // bytes per id
   std::size_t allocated() const { return bytes_.capacity(); }
@@ -63,6 +72,19 @@ class ListIds {
     ++size_;
   }
 
+  // Of the same width, but 0: there ids are their offsets.
+  void replace(idx_t i, idx_t id) { std::memcpy(bytes_.data() + i * width_, &id, bytes_per_id()); }
+
+  // Those that stay keep their width: with 0 they are their new offsets.
+  void remove(const Removal& removal) noexcept {
+    removal.visit_moves([this](idx_t from, idx_t to, idx_t n) {
+      std::copy_n(bytes_.begin() + from * width_, n * width_, bytes_.begin() + to * width_);
+    });
+    size_ = removal.n_kept();
+    bytes_.resize(static_cast<std::size_t>(size_) * bytes_per_id());
+    release_unused(bytes_);
+  }
+
  private:
   template <int kWidth>
   idx_t low_bytes(idx_t i) const {
@@ -70,6 +92,7 @@ class ListIds {
     std::memcpy(&id, bytes_.data() + i * kWidth, kWidth);
     return id;
   }
+  std::size_t bytes_per_id() const { return static_cast<std::size_t>(width_); }
   std::size_t needed_growth() const { return bytes_.capacity() + bytes_.capacity() / 2; }
 
   int width_ = 0;

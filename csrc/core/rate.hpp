@@ -6,7 +6,9 @@
 // goes with the tables. Codes are scanned and decoded where they are.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -27,7 +29,19 @@ struct Rate {
     for (const std::vector<float>& column : bias) sum += column.capacity() * sizeof(float);
     return sum;
   }
+  // What is stored has gone.
+  void forget() noexcept {
+    for (std::vector<float>& column : bias) std::vector<float>().swap(column);
+    n_fitted = 0;
+  }
 };
+
+// codes: (n, M) -> (n, m).
+inline std::vector<std::uint8_t> first_codes(idx_t n, const std::uint8_t* codes, int M, int m) {
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(n * m));
+  for (idx_t i = 0; i < n; ++i) std::copy_n(codes + i * M, m, out.data() + i * m);
+  return out;
+}
 
 // With a rate, or null for whole codes: how many codes count, and what stands beside those of a
 // list.

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/id_table.hpp"
 #include "core/list_ids.hpp"
 #include "core/types.hpp"
 
@@ -77,6 +78,22 @@ class BitmapFilter final : public IdFilter {
  private:
   std::uint64_t n_;
   const std::uint8_t* bitmap_;
+};
+
+// Those given, (n).
+class IdsFilter final : public IdFilter {
+ public:
+  IdsFilter(idx_t n, const idx_t* ids) {
+    table_.reserve(static_cast<std::size_t>(n));
+    for (idx_t i = 0; i < n; ++i) table_.put(ids[i], 0);
+  }
+  bool accepts(idx_t id) const override { return table_.find(id) != nullptr; }
+  void accept(const ListIds& ids, std::uint64_t* words) const override {
+    accept_each(ids, words, [this](idx_t id) { return accepts(id); });
+  }
+
+ private:
+  IdTable table_;
 };
 
 class Selection {

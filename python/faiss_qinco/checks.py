@@ -95,6 +95,27 @@ def as_ids(xids: Any, n: int) -> np.ndarray:
     return np.ascontiguousarray(xids, dtype=np.int64)
 
 
+def as_id_array(ids: Any) -> np.ndarray:
+    """ids (m,), of any integer dtype, as int64; floats that are whole numbers as well, as in FAISS.
+
+    Raises AttributeError (also a TypeError) without a shape, AssertionError (also a ValueError)
+    unless one-dimensional, TypeError for another dtype, ValueError for what int64 does not hold.
+    """
+    if not hasattr(ids, "shape"):
+        raise ArgumentTypeError(f"ids: expected an array (m,) or a faiss.IDSelector, got {ids!r}")
+    array = np.asarray(ids)
+    if array.ndim != 1:
+        raise ArgumentError(f"ids: expected shape (m,), got {array.shape}")
+    if array.dtype.kind not in "iuf":  # bool: a mask, which ids 0 and 1 would be made of
+        raise TypeError(f"ids: expected integers, got {array.dtype}")
+    with np.errstate(invalid="ignore"):
+        cast = np.ascontiguousarray(array, np.int64)
+    bad = cast != array
+    if bad.any():
+        raise ValueError(f"ids: expected integers below 2^63, got {array[bad][0]}")
+    return cast
+
+
 def check_buffer(name: str, buffer: np.ndarray | None, shape: tuple[int, ...], dtype: type) -> None:
     """An output buffer that a caller may give.
 

@@ -24,7 +24,7 @@ from .progress import progress_bar
 from .ranking.additive import AdditiveFit
 from .ranking.early_exit import Checkpoint, pack_checkpoints
 from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD, norms, parts
-from .selectors import id_filter
+from .selectors import id_filter, removal
 from .threads import get_num_threads
 
 BLOCK = 1 << 16  # vectors encoded at a time: what `add` holds beside x is their codes
@@ -39,6 +39,16 @@ def residual_bases(codec: QINCoCodec, centroids: np.ndarray | None) -> np.ndarra
     return centroids if codec.own_centroids is None else codec.bases()
 
 
+def _weights(codec: QINCoCodec) -> dict[str, np.ndarray]:
+    """What decodes its codes."""
+    tensors = codec.with_student(None).state()[1]
+    return {k: v for k, v in tensors.items() if not k.startswith("statistics.")}
+
+
+def _equal(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
+    return one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+
+
 class Engine:
     """A trained index without its surface.
 
@@ -49,6 +59,7 @@ class Engine:
     bases : (nlist, d) float32, what the additive codebooks' residuals are to; may be the centroids.
     additive : (M, K, d) float32, the codebooks of the tables.
     checkpoints : of early exit. length_correction, additive_weight : as of `IndexIVFQINCo`.
+    next_id : above every id that was ever stored or given out, since the last `reset`.
     core : `_core.Engine`: lists, ids and the calls on them. Searches run together; nothing overlaps
         with a change.
     """
@@ -69,6 +80,7 @@ class Engine:
         self.length_correction, self.additive_weight = length_correction, additive_weight
         self._lock, self._frozen = threading.Lock(), False
         self._preparing = threading.Lock()
+        self.next_id = 0
         self.core = _core.Engine(
             nlist=len(centroids),
             M=codec.M,
@@ -85,7 +97,10 @@ class Engine:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """To change what is stored. RuntimeError while, and after, another takes its place."""
+        """To change what is stored. RuntimeError while, and after, another takes its place, and
+        inside a search, in its filter: who holds the lock may be waiting for that search."""
+        if not self.core.may_change:
+            raise RuntimeError("an index cannot be changed inside a search of its own")
         with self._lock:
             if self._frozen:
                 raise RuntimeError("the index is, or has meanwhile been, re-encoded: try again")
@@ -133,6 +148,7 @@ class Engine:
                 return _core.pack_codes(cut, codec.nbits), bias, core.export_ids(first, m)
 
             made.core.import_(sizes, rows, n, ntotal)
+            made.next_id = self.next_id
         if has_map:
             made.core.make_direct_map()
         return made
@@ -268,6 +284,49 @@ class Engine:
                 bar.to(begin + len(rows))
         with self.changing():
             self.core.add(list_no, codes, lengths=lengths, ids=ids, n_threads=get_num_threads())
+            given_out = self.core.ntotal if ids is None else int(ids.max(initial=-1)) + 1
+            self.next_id = max(self.next_id, given_out)
+
+    def remove(self, ids: Any, renumber: bool) -> int:
+        """See `IndexIVFQINCo.remove_ids`; renumber: as that of `IndexQINCo`."""
+        array, filter, n_threads = removal(ids, get_num_threads())
+        with self.changing():
+            if array is None or renumber:
+                filter = filter if array is None else _core.IdFilter.set(array)
+                return self.core.remove(filter, renumber=renumber, n_threads=n_threads)
+            return self.core.remove_ids(array, n_threads)
+
+    def reset(self) -> None:
+        with self.changing():
+            self.core.reset()
+            self.next_id = 0
+
+    def merge_from(self, other: Engine, add_id: int | None) -> None:
+        """See `IndexIVFQINCo.merge_from`; add_id None: other's numbers follow on ntotal."""
+        first, second = sorted((self, other), key=id)  # everywhere in one order
+        with first.changing(), second.changing():
+            add_id = self.core.ntotal if add_id is None else add_id
+            self.core.merge_from(other.core, add_id)
+            self.next_id = max(self.next_id, other.next_id + add_id)
+            other.next_id = 0
+
+    def difference(self, other: Engine) -> str | None:
+        """What makes codes of another engine, of the same sizes, mean something else here; None:
+        nothing."""
+        codec, theirs = self.codec, other.codec
+        pairs: dict[str, tuple[Any, Any]] = {
+            "length_correction": (self.length_correction, other.length_correction),
+            "centroids": (self.centroids, other.centroids),
+            "codec": (codec.std, theirs.std),
+            "bases": (self.bases, other.bases),
+            "tables": (self.additive, other.additive),
+        }
+        for name, (one, two) in pairs.items():
+            if not np.array_equal(one, two):
+                return name
+            if name == "codec" and not _equal(_weights(codec), _weights(theirs)):
+                return name
+        return None
 
     # -- search -------------------------------------------------------------------------------
 

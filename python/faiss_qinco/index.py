@@ -37,6 +37,7 @@ from .params import MOST_CODES, Resolved, resolve_params
 from .ranking.additive import DEFAULT_WEIGHT, MOST_WEIGHT
 from .ranking.fitting import POINTS_PER_CODEWORD, fit
 from .reencode import reencoded
+from .selectors import removal
 from .threads import get_num_threads
 from .training import check_files, plan, remove_checkpoint, train_codec
 from .training.budget import Budget
@@ -274,7 +275,7 @@ class _QINCoIndex:
         bias : 4 per vector; with inner product, what `length_correction` needs.
         ids : per vector none where the ids of a list are 0, 1, 2 … (a flat index that numbers
             by itself), else 4, 5 (ids up to 2^40) or 8, each list what its widest id needs.
-        direct_map : 8 per vector, where there is one.
+        direct_map : 8 per vector, where there is one; more where ids are not about 0 .. ntotal-1.
         centroids, tables, codec : float32 centroids, additive codebooks with those of early exit,
             and their copies, weights of the networks. What a coarse quantizer holds itself is not
             counted.
@@ -561,8 +562,38 @@ class _QINCoIndex:
     def reset(self) -> None:
         """Forget all vectors; the training stays."""
         if self._engine is not None:
-            with self._engine.changing():
-                self._engine.core.reset()
+            self._engine.reset()
+
+    # -- remove and merge ---------------------------------------------------------------------
+
+    def _remove(self, ids: Any, renumber: bool) -> int:
+        if self._engine is None:
+            removal(ids, 1)  # raises for what says no ids
+            return 0
+        return self._engine.remove(ids, renumber)
+
+    def check_compatible_for_merge(self, other: Self) -> None:
+        """Raises RuntimeError, with the reason, where `merge_from` cannot take what another index
+        stores; TypeError where that one is none of this package's."""
+        if not isinstance(other, _QINCoIndex):
+            raise TypeError(f"other: expected a {type(self).__name__}, got {type(other)}")
+        engine, theirs = self._check_trained(), other._check_trained()
+        if engine is theirs:
+            raise RuntimeError("merge: an index cannot be merged into itself")
+        for part in ("d", "metric_type", "M", "nbits", "nlist"):
+            if (mine := getattr(self, part)) != (its := getattr(other, part)):
+                raise RuntimeError(f"merge: {part} is {mine} here, and {its} in the other index")
+        if type(self) is not type(other):
+            raise RuntimeError(f"merge: expected {type(self).__name__}, got {type(other).__name__}")
+        if (name := engine.difference(theirs)) is not None:
+            raise RuntimeError(
+                f"merge: {name} of the two indexes differ; those of one training can be merged: "
+                "copies, made or read before anything is added"
+            )
+
+    def _merge_from(self, other: Self, add_id: int | None) -> None:
+        self.check_compatible_for_merge(other)
+        self._check_trained().merge_from(other._check_trained(), add_id)
 
     # -- search -------------------------------------------------------------------------------
 
@@ -751,6 +782,24 @@ class IndexQINCo(_QINCoIndex):
     def _shell(self, M: int) -> Self:
         return type(self)(self.d, M, self.nbits, self.metric_type, self._config, self.training)
 
+    def remove_ids(self, ids: Any) -> int:
+        """Remove vectors by their ids; those of the vectors that follow move up, so that they are
+        0 .. ntotal-1 again, as in `faiss.IndexFlat`.
+
+        A vector that could not be stored (see `add`) has a number that can be removed like others.
+        Otherwise as `IndexIVFQINCo.remove_ids`.
+        """
+        return self._remove(ids, True)
+
+    def merge_from(self, other: Self, add_id: int = 0) -> None:
+        """Move all that another index stores into this one; its ids then follow on from ntotal.
+
+        Otherwise as `IndexIVFQINCo.merge_from`. Raises RuntimeError for an add_id that is not 0.
+        """
+        if integer("add_id", add_id, *INT64) != 0:
+            raise RuntimeError(f"add_id: expected 0, for this index numbers itself, got {add_id}")
+        self._merge_from(other, None)
+
     def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vector (d,) float32 of an id. Raises RuntimeError for an id out of range."""
         check_buffer("x", x, (self.d,), np.float32)
@@ -891,20 +940,86 @@ class IndexIVFQINCo(_QINCoIndex):
     def add_with_ids(self, x: np.ndarray, xids: np.ndarray) -> None:
         """As `add`, with ids xids (n,), cast to int64; any values, duplicates kept.
 
+        With a direct map as well, where FAISS's sequential ones refuse it.
+
         Raises as `add`, TypeError (also an AttributeError) where xids is no array, ValueError (also
-        an AssertionError) for a wrong shape, and RuntimeError with a direct map.
+        an AssertionError) for a wrong shape.
         """
         engine = self._check_trained()
         check_matrix(x, self.d)
         ids = as_ids(xids, x.shape[0])
-        if engine.core.has_direct_map:  # known before anything is encoded
-            raise RuntimeError("add_with_ids does not work with a direct map; clear it first")
         engine.add(x, ids, self._coarse, self.training.device, bool(self.verbose))
 
-    def make_direct_map(self, new_maintain_direct_map: bool = True) -> None:
-        """Keep a table from id to position, for `reconstruct`; False: drop it.
+    @property
+    def next_id(self) -> int:
+        """An id that nothing has had since the last `reset`, nor any larger one, whatever was
+        removed: `add` numbers from `ntotal`, as in FAISS, and so gives ids again that are in use or
+        were, once something has been removed. Where they must not come back,
 
-        Raises RuntimeError unless the ids are 0 .. ntotal-1, or if untrained.
+            index.add_with_ids(x, np.arange(index.next_id, index.next_id + len(x)))
+
+        with one thread at a time. Kept by files, copies and `merge_from`.
+
+        Raises RuntimeError once the largest int64 has been an id.
+        """
+        next_id = 0 if self._engine is None else self._engine.next_id
+        if next_id > INT64[1]:
+            raise RuntimeError(f"next_id: {INT64[1]}, the largest id, has been given out")
+        return next_id
+
+    def remove_ids(self, ids: Any) -> int:
+        """Remove vectors by their ids, all that have one of them.
+
+        Parameters
+        ----------
+        ids : (m,) ids, of any integer dtype, in any order and not all of them stored; or a
+            `faiss.IDSelector`, of any kind, which is asked for each id that is stored.
+
+        Returns
+        -------
+        How many vectors went, by which `ntotal` is less. The others keep their ids, and `add` goes
+        on from ntotal, as in FAISS: it may give ids that are in use. `next_id` says some that never
+        were.
+
+        A direct map, of whatever ids, stays right. With one, and ids that no two vectors share, an
+        array costs what the lists do that its vectors are in; else all ids that are stored are
+        read. Memory is given back. All or nothing: on an error or Ctrl-C, which are possible while
+        vectors are looked for, the index is as before. Other threads may search meanwhile.
+
+        Raises TypeError (also an AttributeError) for what is neither, TypeError for an array that
+        does not hold integers, ValueError (also an AssertionError) for a wrong shape, ValueError
+        for what is no int64; RuntimeError inside a search of this index, and what a selector
+        raises. An untrained index has nothing to remove: 0.
+        """
+        return self._remove(ids, False)
+
+    def merge_from(self, other: Self, add_id: int = 0) -> None:
+        """Move all that another index stores into this one, without encoding anything again.
+
+        Parameters
+        ----------
+        other : of the same training: codec, centroids and tables are the same, as those of a copy,
+            or of a file read twice. Its settings do not matter. It is empty then.
+        add_id : is added to its ids; `index.ntotal` where both have been numbered by `add`. Ids
+            that are in both are then those of two vectors.
+
+        `ntotal` grows by that of the other one. A direct map, of whatever ids, stays right. All or
+        nothing. Takes the memory of what moves a second time, but for lists that were empty here.
+        Other threads may search both, and wait while it moves.
+
+        Raises RuntimeError, with the reason, where the two do not fit together
+        (`check_compatible_for_merge`), for an index itself, inside a search of either, and if
+        untrained; ValueError for an id that would become negative or more than int64 holds;
+        TypeError for another kind of index, or an add_id that is no integer.
+        """
+        self._merge_from(other, integer("add_id", add_id, *INT64))
+
+    def make_direct_map(self, new_maintain_direct_map: bool = True) -> None:
+        """Keep a table from id to position, for `reconstruct`, and for `remove_ids` to find its
+        vectors; False: drop it. Of any ids, of duplicates the last in list order: 8 bytes a vector
+        where they are about 0 .. ntotal-1, up to 43 where not.
+
+        Raises RuntimeError if untrained.
         """
         engine = self._check_trained()
         with engine.changing():

@@ -140,6 +140,7 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
             }
             tensors["quantizer"] = faiss.serialize_index(index.quantizer)
             header["direct_map"] = engine is not None and engine.core.has_direct_map
+            header["next_id"] = 0 if engine is None else engine.next_id
         if engine is not None:
             header["codec"], codec = engine.codec.state()
             header["exits"] = [_exit_state(checkpoint) for checkpoint in engine.checkpoints]
@@ -224,8 +225,15 @@ def _engine(reader: Reader, index: Any) -> Engine:
     bias = reader.rows("bias", np.float32, ("n",), known)
     ntotal = take_number(header, "ntotal", int, known["n"], (1 << 62) - 1)
 
+    # A file of before it has none.
+    engine.next_id = ntotal
+    if "next_id" in header:
+        engine.next_id = take_number(header, "next_id", int, 0, 1 << 63)
+
     def rows(first: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return codes.read(n), finite("bias", bias.read(n)), ids.read(n)
+        some = ids.read(n)
+        engine.next_id = max(engine.next_id, int(some.max(initial=-1)) + 1)
+        return codes.read(n), finite("bias", bias.read(n)), some
 
     engine.core.import_(sizes, rows, known["n"], ntotal)
     if "direct_map" in header and _take(header, "direct_map", bool):

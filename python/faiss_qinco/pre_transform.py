@@ -69,7 +69,8 @@ class IndexPreTransform:
     d : dimension before the transforms. chain : the transforms. index : the one inside.
     nprobe, nshort, exit_margin, M_search, rerank_device, length_correction, additive_weight,
         training, cp, quantizer, use_precomputed_table, verbose : of the index inside, set there.
-    ntotal, metric_type, nlist, M, nbits, code_size, codec, config, lists : of the index inside.
+    ntotal, next_id, metric_type, nlist, M, nbits, code_size, codec, config, lists : of the index
+        inside.
 
     What else the index has is a call of `index`, on what `apply_chain` makes of vectors.
 
@@ -85,7 +86,7 @@ class IndexPreTransform:
     training, cp, quantizer, use_precomputed_table = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     verbose, ntotal, metric_type, metric_arg = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     nlist, M, nbits, code_size = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
-    codec, config, lists = _OfIndex(), _OfIndex(), _OfIndex()
+    codec, config, lists, next_id = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
 
     def __init__(
         self,
@@ -212,6 +213,28 @@ class IndexPreTransform:
         """Forget all vectors; the training stays."""
         self.index.reset()
 
+    def remove_ids(self, ids: Any) -> int:
+        """Remove vectors by their ids (m,), or by a `faiss.IDSelector`: `remove_ids` of the index
+        inside."""
+        return self.index.remove_ids(ids)
+
+    def check_compatible_for_merge(self, other: IndexPreTransform) -> None:
+        """Raises as that of the index inside, and RuntimeError where the transforms differ."""
+        if not isinstance(other, IndexPreTransform):
+            raise TypeError(f"other: expected an IndexPreTransform, got {type(other)}")
+        mine, theirs = (list(map(transform_state, index.chain)) for index in (self, other))
+        if len(mine) != len(theirs) or not all(map(_same, mine, theirs)):
+            raise RuntimeError("merge: transforms of the two indexes differ")
+        inner: Any = self.index
+        inner.check_compatible_for_merge(other.index)
+
+    def merge_from(self, other: IndexPreTransform, add_id: int = 0) -> None:
+        """Move all that another index with the same transforms stores into this one: `merge_from`
+        of the index inside. Raises as that, and as `check_compatible_for_merge`."""
+        self.check_compatible_for_merge(other)
+        inner: Any = self.index
+        inner.merge_from(other.index, add_id)
+
     # -- search -------------------------------------------------------------------------------
 
     def search(
@@ -313,6 +336,16 @@ def _apply(chain: Sequence[Any], x: np.ndarray) -> np.ndarray:
     for transform in chain:
         x = _rows(transform.apply_py, x, transform.d_out)
     return x
+
+
+def _same(one: tuple[Any, dict[str, np.ndarray]], two: tuple[Any, dict[str, np.ndarray]]) -> bool:
+    """Whether two states are those of the same transform."""
+    (header, tensors), (its, others) = one, two
+    return (
+        header == its
+        and tensors.keys() == others.keys()
+        and all(np.array_equal(tensors[name], others[name]) for name in tensors)
+    )
 
 
 def _inner_params(params: Any) -> Any:

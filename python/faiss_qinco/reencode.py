@@ -127,6 +127,7 @@ def reencoded(
         ids=np.concatenate((stored.ids, without)),
         n_threads=get_num_threads(),
     )
+    new.next_id = engine.next_id
     if core.has_direct_map:
         new.core.make_direct_map()
     if core.table_nbytes:

@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 
 from . import _core
+from .checks import as_id_array
 
 _NATIVE = tuple(
     getattr(faiss, f"IDSelector{kind}")
@@ -52,6 +53,17 @@ def id_filter(sel: Any, n_threads: int) -> tuple[_core.IdFilter | None, int]:
     calls_python = _contains(sel, _CALLBACK)
     cheap = not calls_python and not _contains(sel, faiss.IDSelectorArray)  # it searches its array
     return _core.IdFilter.faiss(_address(sel), cheap), 1 if calls_python else n_threads
+
+
+def removal(ids: Any, n_threads: int) -> tuple[np.ndarray | None, _core.IdFilter | None, int]:
+    """What `remove_ids` is given: ids (m,) int64 where it says them, else a filter as of
+    `id_filter`. Raises as `as_id_array`."""
+    if type(ids) is faiss.IDSelectorArray:  # it would search its array for each id that is stored
+        selector: Any = ids
+        return faiss.rev_swig_ptr(selector.ids, selector.n).copy(), None, n_threads
+    if isinstance(ids, faiss.IDSelector):
+        return None, *id_filter(ids, n_threads)
+    return as_id_array(ids), None, n_threads
 
 
 def given(params: Any, name: str) -> Any:

@@ -701,12 +701,12 @@ def test_direct_map(filled, base):
     for key in (-1, 3002):
         with pytest.raises(RuntimeError):
             filled.reconstruct(key)
-    with pytest.raises(RuntimeError, match="direct map"):
-        filled.add_with_ids(base[:1], np.array([1]))
+    filled.add_with_ids(base[:2], np.array([-7, 1 << 50]))
+    np.testing.assert_array_equal(filled.reconstruct(-7), filled.reconstruct(3000))
+    np.testing.assert_array_equal(filled.reconstruct(1 << 50), filled.reconstruct(3001))
     filled.make_direct_map(False)
-    filled.add_with_ids(base[:1], np.array([1]))
-    with pytest.raises(RuntimeError):
-        filled.make_direct_map()
+    with pytest.raises(RuntimeError, match="direct map"):
+        filled.reconstruct(-7)
 
 
 def test_reconstruct_n(filled, base):

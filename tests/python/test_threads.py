@@ -192,6 +192,78 @@ def test_everything_beside_add(filled, base, queries, tmp_path):
         assert all(other.result() > 0 for other in others)
 
 
+def test_removals_and_merges_to_and_fro_beside_searches(filled, base, queries):
+    """Two indexes that take from each other, in both directions at once: nothing is lost, and what
+    a search finds is whole."""
+    expected = filled.reconstruct_n()
+    other = copy.copy(filled)
+    other.reset()
+    both = filled, other
+    for index in both:
+        index.nprobe = 4
+        index.make_direct_map()
+    stop = threading.Event()
+
+    def search(index):
+        while not stop.is_set():
+            D, I = index.search(queries[:10], 5)
+            assert np.isfinite(D).all()
+            assert I.max() < 3000
+            copied = copy.copy(index)
+            assert int(copied.lists.sizes().sum()) == copied.ntotal
+
+    def merge(one, two):
+        for _ in range(60):
+            one.merge_from(two)
+
+    def remove():
+        for i in range(100):
+            for index in both:
+                index.remove_ids(np.arange(10 * i, 10 * i + 10))
+
+    with ThreadPoolExecutor(5) as pool:
+        readers = [pool.submit(search, index) for index in both]
+        changes = [pool.submit(merge, *both), pool.submit(merge, *both[::-1]), pool.submit(remove)]
+        for change in changes:
+            change.result()
+        stop.set()
+        for reader in readers:
+            reader.result()
+    filled.merge_from(other)
+    filled.remove_ids(np.arange(1000))
+    assert filled.ntotal == 2000
+    ids = np.concatenate([filled.lists.get_ids(l) for l in range(filled.nlist)])
+    np.testing.assert_array_equal(np.sort(ids), np.arange(1000, 3000))
+    for i in range(1000, 3000, 50):
+        np.testing.assert_array_equal(filled.reconstruct(i), expected[i])
+
+
+def test_a_filter_that_adds_beside_an_add_is_refused(filled, queries):
+    """Whoever changes the index waits for the search, which must not wait for the change."""
+    inside, waits = threading.Event(), []
+
+    def adds(i):
+        if not inside.is_set():
+            inside.set()
+            time.sleep(0.1)  # the other thread's add waits by now
+            with pytest.raises(RuntimeError, match="inside a search"):
+                filled.add(queries[:1])
+            waits.append(filled.ntotal)
+        return True
+
+    def add():
+        inside.wait()
+        filled.add(queries[:1])
+
+    other = threading.Thread(target=add)
+    other.start()
+    params = fq.SearchParametersIVFQINCo(sel=faiss.PyCallbackIDSelector(adds))
+    filled.search(queries[:1], 3, params=params)
+    other.join(timeout=60)
+    assert not other.is_alive()
+    assert (waits, filled.ntotal) == ([3000], 3001)
+
+
 @pytest.mark.parametrize("n_rows", [1, 200_000])
 def test_ctrl_c_while_adding(command, n_rows):
     """All or nothing: what is stored fits the count, can be saved, and read again."""

@@ -322,27 +322,14 @@ TEST_CASE("engine: reconstructs by its direct map, and without one") {
   CHECK_THROWS_AS(engine.reconstruct_n(std::numeric_limits<idx_t>::max(), 1, one.data(), {}),
                   CheckError);
 
-  const std::vector<idx_t> ids(n, 3);
-  CHECK_THROWS_WITH_AS(add(engine, 1, x.data(), ids.data(), nullptr, A, B, {}),
-                       "add_with_ids does not work with a direct map; clear it first", StateError);
-  const std::vector<std::uint8_t> codes(3);
-  CHECK_THROWS_AS(engine.add(1, &ids[0], codes.data(), nullptr, ids.data(), {}), StateError);
   const Contents c = contents(engine);
   engine.clear_direct_map({});
   CHECK(!engine.has_direct_map());
   engine.reconstruct_n(0, n, without.data(), {});
   CHECK(std::equal(with.begin(), with.end(), without.begin(),
                    [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }));
-  add(engine, n, x.data(), ids.data(), nullptr, A, B, {});
-  CHECK_THROWS_AS(engine.make_direct_map({}), StateError);
-  CHECK(!engine.has_direct_map());
-
   put(engine, c);
   engine.make_direct_map({});
-  Contents duplicate = c;
-  duplicate.ids[0] = duplicate.ids[1];
-  CHECK_THROWS_AS(put(engine, duplicate), StateError);
-  CHECK(contents(engine) == c);
   engine.reconstruct(n - 1, one.data(), {});
   CHECK(std::equal(one.begin(), one.end(), &with[(n - 1) * d]));
   engine.reset({});
@@ -354,6 +341,30 @@ TEST_CASE("engine: reconstructs by its direct map, and without one") {
   put(engine, c);
   engine.reconstruct(n - 1, one.data(), {});
   CHECK(std::equal(one.begin(), one.end(), &with[(n - 1) * d]));
+}
+
+TEST_CASE("engine: a direct map knows ids of one's own, of duplicates the last in list order") {
+  Index index(Metric::L2);
+  Engine mapped(index.parts()), made(index.parts());
+  std::vector<idx_t> ids = index.ids;  // sparse, and negative ones
+  for (idx_t i = 0; i < 50; ++i) ids[i] = ids[100 + i];
+  mapped.make_direct_map({});
+  for (Engine* engine : {&mapped, &made})
+    for (idx_t begin = 0; begin < Index::n; begin += 100)
+      engine->add(100, &index.list_no[begin], &index.codes[begin * 3], nullptr, &ids[begin], {});
+  made.make_direct_map({});
+  std::vector<float> one(Index::d), other(one), plain(one);
+  for (const idx_t id : ids) {
+    mapped.reconstruct(id, one.data(), {});
+    made.reconstruct(id, other.data(), {});
+    CHECK(one == other);
+  }
+  made.clear_direct_map({});
+  for (const idx_t id : ids) {
+    mapped.reconstruct(id, one.data(), {});
+    made.reconstruct_n(id, 1, plain.data(), {});
+    CHECK(one == plain);
+  }
 }
 
 TEST_CASE("engine: one vector at a time into a million lists") {
