@@ -188,18 +188,6 @@ TEST_CASE("rate: tables that do not fit, and changes inside a reading, are refus
   list_no.back() = Index::nlist;
   CHECK_THROWS_AS(engine.add(Index::n, list_no.data(), index.codes.data(), nullptr, nullptr, {}),
                   CheckError);
-  Engine::Parts parts = index.parts();
-  Engine mapped(parts);
-  mapped.add(1, list_no.data(), index.codes.data(), nullptr, nullptr, {});
-  mapped.set_rate(index.first_tables, 1, {});
-  mapped.make_direct_map({});
-  CHECK_THROWS_AS(mapped.add(1, list_no.data(), index.codes.data(), nullptr, list_no.data(), {}),
-                  StateError);
-  mapped.add(1, list_no.data(), index.codes.data(), nullptr, nullptr, {});
-  call = index.first_call(0);
-  call.engine = &mapped;
-  call.nprobe = Index::nlist;
-  CHECK(run_search(call).I[1] == 1);
   CHECK(run_search(index.first_call(20)) == before);
   const std::vector<idx_t> none(Index::nlist);
   engine.import_from(none.data(), 0, {}, 0, {});
@@ -251,5 +239,42 @@ TEST_CASE("rate: made beside adds, resets and searches, it has what is stored") 
     Call call = index.first_call(20);
     call.engine = &fresh;
     CHECK(run_search(call) == expected);
+  }
+}
+
+TEST_CASE("rate: what is removed and merged takes what stands beside it along") {
+  for (auto [metric, corrected] : {std::pair{Metric::L2, false},
+                                   {Metric::InnerProduct, true},
+                                   {Metric::InnerProduct, false}}) {
+    Pair index(2, metric, true, corrected);
+    Engine& engine = *index.engine;
+    const auto cut = index.cut();
+    index.add_to(*cut, 0, Index::n);
+    engine.set_rate(index.first_tables, 10, {});
+    const auto filter = [](idx_t first, idx_t step) {
+      std::vector<idx_t> ids;
+      for (idx_t i = first; i < Index::n; i += step) ids.push_back(i);
+      return ids;
+    };
+    const std::vector<idx_t> some = filter(0, 3);
+    std::vector<idx_t> ids;
+    for (const idx_t i : some) ids.push_back(index.ids[static_cast<std::size_t>(i)]);
+    const auto n_removed = static_cast<idx_t>(ids.size());
+    CHECK(engine.remove(n_removed, ids.data(), {2}) == n_removed);
+    CHECK(cut->remove(n_removed, ids.data(), {1}) == n_removed);
+    check_same(engine, *cut, index.first_call(0));
+
+    Engine other(index.parts());
+    const auto other_cut = index.cut();
+    index.add_to(other, 0, Index::n / 2);
+    index.add_to(*other_cut, 0, Index::n / 2);
+    other.set_rate(index.first_tables, 10, {});
+    engine.merge_from(other, 1000, {});
+    cut->merge_from(*other_cut, 1000, {});
+    check_same(engine, *cut, index.first_call(0));
+    CHECK(other.rate_fitted(2) == 0);  // that of nothing stored
+    index.add_to(other, 0, Index::n);
+    index.add_to(*other_cut, 0, Index::n);
+    check_same(other, *other_cut, index.first_call(0));
   }
 }

@@ -56,7 +56,7 @@ Contents contents(const Engine& engine) {
     const InvertedLists::List& list = lists.list(l);
     for (idx_t o = 0; o < list.size(); ++o) {
       std::vector<std::uint8_t> code(static_cast<std::size_t>(engine.M()));
-      lists.read_code(l, o, code.data());
+      lists.read_code(l, o, engine.M(), code.data());
       c.entries.emplace_back(l, list.ids[o], code, list.bias[static_cast<std::size_t>(o)]);
     }
   }
