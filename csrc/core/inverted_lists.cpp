@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "core/bitpack.hpp"
@@ -14,6 +15,7 @@ namespace fq {
 namespace {
 
 constexpr idx_t kFewIds = 1 << 15;  // that one thread asks a filter about sooner than others start
+constexpr idx_t kListsAtOnce = 16;  // by one thread
 
 std::size_t blocks_for(idx_t n) {
   return static_cast<std::size_t>((n + kScanBlock - 1) / kScanBlock);
@@ -140,23 +142,32 @@ void InvertedLists::locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) co
 std::vector<Removal> InvertedLists::select(const IdFilter* filter, const Execution& run) const {
   Execution asking = run;
   if (ntotal_ < kFewIds) asking.n_threads = 1;
-  std::vector<std::vector<Removal>> found(static_cast<std::size_t>(n_workers(nlist(), asking)));
-  parallel_for(nlist(), asking, [&](idx_t l, int worker) {
-    const ListIds& ids = lists_[static_cast<std::size_t>(l)].ids;
-    const idx_t size = ids.size();
-    if (size == 0) return;
-    std::vector<std::uint64_t> words(static_cast<std::size_t>((size + 63) / 64), ~std::uint64_t{0});
-    if (filter)
-      filter->accept(ids, words.data());
-    else if (size % 64 != 0)
-      words.back() >>= 64 - size % 64;
-    Removal removal(l, size, std::move(words));
-    if (removal.n_removed() > 0)
-      found[static_cast<std::size_t>(worker)].push_back(std::move(removal));
+  struct Worker {
+    std::vector<std::uint64_t> words;
+    std::vector<Removal> found;
+  };
+  const idx_t n_blocks = (nlist() + kListsAtOnce - 1) / kListsAtOnce;
+  std::vector<Worker> workers(static_cast<std::size_t>(n_workers(n_blocks, asking)));
+  parallel_for(n_blocks, asking, [&](idx_t block, int w) {
+    Worker& worker = workers[static_cast<std::size_t>(w)];
+    const idx_t end = std::min((block + 1) * kListsAtOnce, nlist());
+    for (idx_t l = block * kListsAtOnce; l < end; ++l) {
+      const ListIds& ids = lists_[static_cast<std::size_t>(l)].ids;
+      if (ids.size() == 0) continue;
+      worker.words.assign(static_cast<std::size_t>((ids.size() + 63) / 64), ~std::uint64_t{0});
+      if (filter)
+        filter->accept(ids, worker.words.data());
+      else if (ids.size() % 64 != 0)
+        worker.words.back() >>= 64 - ids.size() % 64;
+      if (std::any_of(worker.words.begin(), worker.words.end(),
+                      [](auto word) { return word != 0; }))
+        worker.found.emplace_back(l, ids.size(), worker.words);
+    }
   });
-  for (std::size_t i = 1; i < found.size(); ++i)
-    std::move(found[i].begin(), found[i].end(), std::back_inserter(found[0]));
-  return std::move(found[0]);
+  std::vector<Removal> found = std::move(workers[0].found);
+  for (std::size_t w = 1; w < workers.size(); ++w)
+    std::move(workers[w].found.begin(), workers[w].found.end(), std::back_inserter(found));
+  return found;
 }
 
 void InvertedLists::prepare_removal(const std::vector<Removal>& removals) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -83,16 +84,27 @@ class BitmapFilter final : public IdFilter {
 // Those given, (n).
 class IdsFilter final : public IdFilter {
  public:
-  IdsFilter(idx_t n, const idx_t* ids) {
+  IdsFilter(idx_t n, const idx_t* ids)
+      : low_bits_(std::bit_ceil(static_cast<std::size_t>(n) / 4 + kLeastWords)) {
     table_.reserve(static_cast<std::size_t>(n));
-    for (idx_t i = 0; i < n; ++i) table_.put(ids[i], 0);
+    for (idx_t i = 0; i < n; ++i) {
+      table_.put(ids[i], 0);
+      low_bits_[word_of(ids[i])] |= std::uint64_t{1} << (ids[i] & 63);
+    }
   }
-  bool accepts(idx_t id) const override { return table_.find(id) != nullptr; }
+  bool accepts(idx_t id) const override {
+    return (low_bits_[word_of(id)] >> (id & 63) & 1) != 0 && table_.find(id) != nullptr;
+  }
   void accept(const ListIds& ids, std::uint64_t* words) const override {
     accept_each(ids, words, [this](idx_t id) { return accepts(id); });
   }
 
  private:
+  static constexpr std::size_t kLeastWords = 64;
+  std::size_t word_of(idx_t id) const {
+    return (static_cast<std::size_t>(id) >> 6) & (low_bits_.size() - 1);
+  }
+  std::vector<std::uint64_t> low_bits_;  // which of them some id has: most others are told by that
   IdTable table_;
 };
 
