@@ -100,7 +100,7 @@ class _QINCoIndex:
 
     @property
     def ntotal(self) -> int:
-        """Vectors added and not removed; those that could not be stored count as well, as in FAISS."""
+        """Vectors added and not removed; as in FAISS, also those that could not be stored."""
         return 0 if self._engine is None else self._engine.core.ntotal
 
     @property
