@@ -47,6 +47,14 @@ class AdditiveTerm(NamedTuple):
     weight: float
 
 
+def _packed(additive: AdditiveTerm | None) -> dict[str, Any]:
+    """The term as the extension's function takes it."""
+    if additive is None:
+        return {}
+    tables = _core.AdditiveTables(additive.codebooks)
+    return {"tables": tables, "bases": additive.bases, "additive_weight": additive.weight}
+
+
 @dataclass
 class TrainingReport:
     """What a training run did. Errors are mean squared L2 errors of the held-out vectors, in
@@ -233,9 +241,13 @@ class QINCoCodec:
                 f"A: the model has no pre-selection codebooks, expected A = {self.K}, got {A}"
             )
         device = resolve_device(device)
-        encode = partial(self._encode, additive=self._packed(additive))
-        if device != "cpu":
-            encode = partial(self._encode_torch, additive=additive, device=device)
+        if additive is not None:
+            self._check_additive(additive)
+        if device == "cpu":
+            encode = partial(self._encode, additive=_packed(additive))
+        else:
+            term = self._normalised(additive, device)
+            encode = partial(self._encode_torch, additive=term, device=device)
         parts = [slice(i, min(i + ENCODE_BATCH, len(x))) for i in range(0, len(x), ENCODE_BATCH)]
         for part in parts:  # before the work of hours
             rows = np.ascontiguousarray(x[part], np.float32)
@@ -267,11 +279,7 @@ class QINCoCodec:
         found: np.ndarray = usable(x) & usable(normalised)
         return found
 
-    def _packed(self, additive: AdditiveTerm | None) -> dict[str, Any]:
-        """The term as the extension's function takes it. Raises ValueError for what is not of this
-        codec."""
-        if additive is None:
-            return {}
+    def _check_additive(self, additive: AdditiveTerm) -> None:
         codebooks, bases, weight = additive
         n_bases = 1 if self.nlist is None else self.nlist
         for name, array, shape in (
@@ -281,8 +289,21 @@ class QINCoCodec:
                 raise ArgumentError(f"additive: expected {name} {shape}, got {array.shape}")
         if not 0 <= weight < math.inf:
             raise ArgumentError(f"additive: expected a weight of 0 or more, got {weight}")
-        tables = _core.AdditiveTables(codebooks)
-        return {"tables": tables, "bases": bases, "additive_weight": weight}
+
+    def _normalised(
+        self, additive: AdditiveTerm | None, device: str
+    ) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """The term as `beam_encode` takes it."""
+        if additive is None:
+            return None
+        import torch
+
+        codebooks, bases, weight = additive
+        return (
+            torch.from_numpy(codebooks / np.float32(self.std)).to(device),
+            torch.from_numpy((bases - self.mean) / np.float32(self.std)).to(device),
+            weight,
+        )
 
     def _encode(
         self,
@@ -302,7 +323,7 @@ class QINCoCodec:
         A: int,
         B: int,
         *,
-        additive: AdditiveTerm | None,
+        additive: tuple[torch.Tensor, torch.Tensor, float] | None,
         device: str,
     ) -> np.ndarray:
         import torch
@@ -313,15 +334,7 @@ class QINCoCodec:
         dtype = torch.bfloat16 if use_bf16(None, device) else torch.float32
         rows = torch.from_numpy((x - self.mean) / np.float32(self.std)).to(device)
         lists = None if list_no is None else torch.tensor(list_no, device=device)
-        term = None
-        if additive is not None:
-            codebooks, bases, weight = additive
-            term = (
-                torch.from_numpy(codebooks / np.float32(self.std)).to(device),
-                torch.from_numpy((bases - self.mean) / np.float32(self.std)).to(device),
-                weight,
-            )
-        codes = beam_encode(model, self._steps(device, dtype), rows, lists, A, B, term)[0]
+        codes = beam_encode(model, self._steps(device, dtype), rows, lists, A, B, additive)[0]
         return codes[:, -self.M :].to(torch.uint8).cpu().numpy()
 
     def assign(self, x: np.ndarray) -> np.ndarray | None:
