@@ -132,6 +132,7 @@ class Engine:
         with core.reading():
             n, ntotal, has_map = core.n_stored, core.ntotal, core.has_direct_map
             sizes = core.sizes()
+            ends = sizes.cumsum()
             additive = self._fitted(*self._sample(M))
             made = Engine(
                 codec, self.centroids, additive, [], self.metric, self.length_correction,
@@ -139,7 +140,7 @@ class Engine:
             )  # fmt: skip
 
             def rows(first: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-                list_no, codes = self._entries(sizes, first, m)
+                list_no, codes = self._entries(ends, first, m)
                 cut = np.ascontiguousarray(codes[:, :M])
                 lengths = None
                 if self.length_correction:
@@ -189,23 +190,23 @@ class Engine:
         n_words = M * self.codec.K
         return min(n, POINTS_PER_CODEWORD * n_words) if n >= FEW_POINTS * n_words else 0
 
-    def _entries(self, sizes: np.ndarray, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    def _entries(self, ends: np.ndarray, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """list_no (n,) and codes (n, codec.M) of what is stored as number `first`, list after list,
-        and after it; to be called inside the reading that gave the sizes."""
+        and after it; ends: the sizes of the lists added up, in the reading of this call."""
         packed = self.core.export_codes(first, n)
-        list_no = np.searchsorted(sizes.cumsum(), np.arange(first, first + n), side="right")
+        list_no = np.searchsorted(ends, np.arange(first, first + n), side="right")
         return list_no, _core.unpack_codes(packed, self.codec.M, self.codec.nbits)
 
     def _sample(self, M: int) -> tuple[np.ndarray, np.ndarray]:
         """list_no (m,) and the first M codes (m, M) of as many stored vectors as tables are fitted
         to; to be called inside a reading."""
-        n, sizes = self.core.n_stored, self.core.sizes()
+        n, ends = self.core.n_stored, self.core.sizes().cumsum()
         chosen = np.sort(np.random.default_rng(0).choice(n, self._n_to_fit(M, n), replace=False))
         lists, codes = [np.empty(0, np.int64)], [np.empty((0, M), np.uint8)]
         for first in range(0, n if len(chosen) else 0, BLOCK):
             m = min(BLOCK, n - first)
             begin, end = np.searchsorted(chosen, (first, first + m))
-            found = self._entries(sizes, first, m)
+            found = self._entries(ends, first, m)
             lists.append(found[0][chosen[begin:end] - first])
             codes.append(found[1][chosen[begin:end] - first, :M])
         return np.concatenate(lists), np.concatenate(codes)

@@ -94,6 +94,7 @@ def reencoded(
     bases = residual_bases(codec, None if codec.nlist is None else centroids)
     corrected, weight = engine.length_correction, engine.additive_weight
     order = np.argsort(stored.ids, kind="stable")  # a mapped file is read as it lies
+    # For `first_tables` and `fit` it is as a TrainingSet: it gives the rows of int64 numbers.
     term = None
     if weight > 0:
         n_some = min(n, POINTS_PER_CODEWORD * codec.M * codec.K // FIRST_PART)
