@@ -447,15 +447,13 @@ void bind_engine(py::module_& m) {
            "(list_no (n) int64, codes (n, M) uint8) of x (n, d) float32. list_no: lists to encode "
            "for, None: those of the best centroids by the metric. -1 and codes 0 for what is given "
            "no list, not finite, or so long that |x|² overflows. A, B, additive_weight: as the "
-           "function "
-           "`encode`, by the engine's tables.")
+           "function `encode`, by the engine's tables.")
       .def(
           "add", add, arg("list_no"), arg("codes"), py::kw_only(), arg("lengths") = none,
           arg("ids") = none, arg("n_threads") = 1,
           "Store codes (n, M) uint8 in lists (n) int64, all or nothing; list -1: it takes a number "
           "only. lengths (n) float32: of the vectors, where they are corrected. ids (n) int64, "
-          "None: from ntotal on. RuntimeError inside a search of the same "
-          "thread.")
+          "None: from ntotal on. RuntimeError inside a search of the same thread.")
       .def("remove", remove, arg("filter").none(true), py::kw_only(), arg("renumber") = false,
            arg("n_threads") = 1,
            "Take out what filter (None: any) accepts, all or nothing; how much that was, by which "
