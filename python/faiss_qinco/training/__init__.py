@@ -140,7 +140,8 @@ def distill(
     return codec if student is None else codec.with_student(student)
 
 
-TUNING = TrainingConfig(lr=3e-3, noise=0.25)  # what is learnt already takes no larger steps
+# What is learnt already takes no larger steps.
+TUNING = TrainingConfig(batch_size=256, lr=3e-3, noise=0.25)
 FEWEST_TUNED = 100
 
 

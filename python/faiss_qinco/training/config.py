@@ -81,7 +81,7 @@ class TrainingConfig:
 
     epochs: int = 60
     max_seconds: float | str | None = "auto"
-    batch_size: int = 256
+    batch_size: int = 512
     lr: float = 0.024
     muon_lr: float = 0.015
     weight_decay: float = 0.1

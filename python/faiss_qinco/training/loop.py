@@ -41,7 +41,9 @@ from .start import FEWEST, most_points, residual_codebooks, rq_errors
 START_SHARE = 0.4  # of the time, for residual quantization
 VALIDATE_STEPS = (50, 200)  # between two validations: one epoch, within these bounds
 VALIDATION_SHARE = 0.1  # of the time, for all validations together
-FEWEST_HELD_OUT, PROBE = 64, 8  # vectors, however little time there is
+FEWEST_HELD_OUT = 64  # vectors, however little time there is
+PROBES = 8, 256  # vectors that the time for one is measured with: first some, then, where
+PROBE_SHARE = 0.01  # this part of the time that is left allows, as many as a block has
 SAVE_SECONDS = 60.0  # between two checkpoints, at most
 OVERFIT = 1.2  # times the error of the batches since: a held-out error above that begins mixing
 LATER = 1.6  # times the time of encoding them
@@ -318,13 +320,19 @@ class Run:
 
     def seconds_each(self) -> tuple[float, float]:
         """For a held-out vector, with the beam of training and that of the codec."""
+
+        def measure(training: bool, n: int) -> float:
+            began = time.monotonic()
+            self.error(training, self.held_out[:n])
+            return (time.monotonic() - began) / min(n, len(self.held_out))
+
         if self.each is None:
-            rows, seconds = self.held_out[:PROBE], []
-            for training in (True, True, False):  # the first time takes longer
-                began = time.monotonic()
-                self.error(training, rows)
-                seconds.append((time.monotonic() - began) / len(rows))
-            self.each = seconds[1], seconds[2]
+            few, block = PROBES
+            measure(True, few)  # the first time takes longer
+            narrow, wide = measure(True, few), measure(False, few)
+            if (narrow + wide) * block < PROBE_SHARE * self.budget.left():
+                narrow, wide = measure(True, block), measure(False, block)
+            self.each = narrow, wide
         return self.each
 
     def affordable(self) -> int:
