@@ -21,7 +21,7 @@ from faiss_qinco.storage.vectors import read_groundtruth, read_vectors
 
 CHUNK = 10_000  # vectors converted to float32 and added at a time
 RQ_MEMORY = 1 << 30  # bytes of RQ's beam search in training; faiss: 5 << 30
-BIAS_BYTES = 4  # beside a QINCo code
+BIAS_BYTES = 2  # beside a QINCo code
 PRODUCT = (2048, 128, 256)  # rows, inner and columns of the matrix product that gives the rate
 
 

@@ -92,10 +92,11 @@ double read_bandwidth() {
 void lut_scan_u8(int M, std::int64_t n, double bandwidth) {
   constexpr std::int64_t kRun = 32 * kScanBlock;
   std::mt19937 rng(2);
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * M)), lut(256 * codes.size() / n);
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * (M + 2)));
+  std::vector<std::uint8_t> lut(static_cast<std::size_t>(256 * M));
   for (auto& c : codes) c = static_cast<std::uint8_t>(rng());
   for (auto& t : lut) t = static_cast<std::uint8_t>(rng());
-  const std::vector<float> bias(static_cast<std::size_t>(n), 0.5f);
+  const std::int64_t block_bytes = kScanBlock * (M + 2);  // a code and its bias
   const int rounds = static_cast<int>((1 << 20) / n) + 1;
   double scalar = 0;
   for (SimdLevel level : levels_of<LutScanU8>(lut_scan_u8_kernel)) {
@@ -105,8 +106,10 @@ void lut_scan_u8(int M, std::int64_t n, double bandwidth) {
     const double s = seconds([&] {
       for (int r = 0; r < rounds; ++r)
         for (std::int64_t i = 0; i < n; i += kRun) {
-          kernel(codes.data() + i * M, kScanBlock * M, std::min(kRun, n - i), M, lut.data(),
-                 bias.data() + i, 1.5f, 1, 100, 400, survivors);
+          const std::uint8_t* blocks = codes.data() + i * (M + 2);
+          const BiasRows bias{blocks + kScanBlock * M, block_bytes, 0};
+          kernel(blocks, block_bytes, std::min(kRun, n - i), M, lut.data(), bias, 1.5f, 1, 100, 400,
+                 survivors);
           sink = sink + survivors[0];
         }
     });
@@ -114,8 +117,8 @@ void lut_scan_u8(int M, std::int64_t n, double bandwidth) {
     if (level == SimdLevel::Scalar) scalar = s;
     std::printf("lut_scan_u8  M %2d  %8d codes  %-11s %7.3f ns/code  %5.1fx", M,
                 static_cast<int>(n), level_name(level), code_seconds * 1e9, scalar / s);
-    if (bandwidth > 0)  // a code and its bias
-      std::printf("  %3.0f %% of %.1f GB/s", 100 * (M + 4) / code_seconds / bandwidth,
+    if (bandwidth > 0)
+      std::printf("  %3.0f %% of %.1f GB/s", 100 * (M + 2) / code_seconds / bandwidth,
                   bandwidth * 1e-9);
     std::printf("\n");
   }

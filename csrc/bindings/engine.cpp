@@ -284,14 +284,16 @@ Ids get_ids(const Engine& self, idx_t list_no) {
   const Reading reading(self);
   const ListIds& ids = self.lists().list(list_no).ids;
   Ids out(ids.size());
-  for (idx_t o = 0; o < ids.size(); ++o) out.mutable_at(o) = ids[o];
+  ids.read(0, ids.size(), out.mutable_data());
   return out;
 }
 
 Floats get_bias(const Engine& self, idx_t list_no) {
   const Reading reading(self);
-  const std::vector<float>& bias = self.lists().list(list_no).bias;
-  return Floats(static_cast<py::ssize_t>(bias.size()), bias.data());
+  Floats out(self.lists().list(list_no).size());
+  for (idx_t o = 0; o < out.shape(0); ++o)
+    out.mutable_at(o) = bias_at(self.lists().bias(list_no), o);
+  return out;
 }
 
 py::dict memory(const Engine& self) {
@@ -301,6 +303,7 @@ py::dict memory(const Engine& self) {
   out["codes"] = memory.codes;
   out["bias"] = memory.bias;
   out["ids"] = memory.ids;
+  out["lists"] = memory.lists;
   out["direct_map"] = self.direct_map_nbytes();
   out["rates"] = self.rates_nbytes();
   return out;
@@ -353,6 +356,151 @@ void import_lists(Engine& self, const Ids& sizes, const py::function& rows, idx_
   };
   without_gil(1,
               [&](const Execution& run) { self.import_from(sizes.data(), n, call, ntotal, run); });
+}
+
+// -- as it lies in memory -----------------------------------------------------------------------
+
+// sizes and least ids (nlist) int64; (nlist, 3) uint32 and (nlist, 2) uint8 of the ids.
+py::tuple heads(const Engine& self) {
+  const Reading reading(self);
+  const idx_t n = self.nlist();
+  Ids sizes(n), least(n);
+  Array<std::uint32_t> made({n, idx_t{3}});
+  Bytes bits({n, idx_t{2}});
+  for (idx_t l = 0; l < n; ++l) {
+    const InvertedLists::Head head = self.lists().head(l);
+    const SortedIds::Head& sorted = head.ids.sorted;
+    sizes.mutable_at(l) = head.n;
+    least.mutable_at(l) = sorted.least;
+    made.mutable_at(l, 0) = sorted.n;
+    made.mutable_at(l, 1) = sorted.n_made;
+    made.mutable_at(l, 2) = sorted.n_words;
+    bits.mutable_at(l, 0) = static_cast<std::uint8_t>(sorted.low_bits);
+    bits.mutable_at(l, 1) = static_cast<std::uint8_t>(head.ids.width);
+  }
+  return py::make_tuple(sizes, least, made, bits);
+}
+
+std::vector<const fq::Bytes*> section_parts(const Engine& self, bool ids, idx_t list_no) {
+  const InvertedLists::List& list = self.lists().list(list_no);
+  if (ids) return {&list.ids.sorted_bytes(), &list.ids.recent_bytes()};
+  return {&list.blocks};
+}
+
+std::size_t section_nbytes(const Engine& self, bool ids) {
+  const Reading reading(self);
+  std::size_t n = 0;
+  for (idx_t l = 0; l < self.nlist(); ++l)
+    for (const fq::Bytes* part : section_parts(self, ids, l)) n += part->size();
+  return n;
+}
+
+// The bytes of a section from a list and one of its parts on: up to kChunk copied, or one array
+// that is longer as it is. And where to go on.
+py::tuple export_section(const py::object& engine, bool ids, idx_t list_no, std::size_t part) {
+  constexpr std::size_t kChunk = 1 << 20;
+  const auto& self = engine.cast<const Engine&>();
+  const Reading reading(self);
+  std::vector<const fq::Bytes*> chunk;
+  std::size_t n = 0;
+  for (; list_no < self.nlist(); ++list_no, part = 0) {
+    const auto parts = section_parts(self, ids, list_no);
+    for (; part < parts.size() && (chunk.empty() || n + parts[part]->size() <= kChunk); ++part) {
+      chunk.push_back(parts[part]);
+      n += parts[part]->size();
+    }
+    if (part < parts.size()) break;
+  }
+  if (chunk.size() == 1 && n > kChunk)
+    return py::make_tuple(Bytes(static_cast<idx_t>(n), chunk[0]->data(), engine), list_no, part);
+  Bytes out(static_cast<idx_t>(n));
+  std::uint8_t* to = out.mutable_data();
+  for (const fq::Bytes* from : chunk) to = std::copy_n(from->data(), from->size(), to);
+  return py::make_tuple(out, list_no, part);
+}
+
+// A section in the hands of InvertedLists::restore: an array, of which views are given out, or a
+// function that returns one piece after the other.
+class Section {
+ public:
+  Section(const char* name, const py::object& source) : name_(name) {
+    if (py::isinstance<py::array>(source))
+      piece_ = source.cast<Bytes>();
+    else
+      next_ = source;
+  }
+  bool is_mapped() const { return !next_; }
+  const Bytes& array() const { return piece_; }
+
+  fq::Bytes take(std::size_t n) {
+    if (is_mapped()) {
+      check(n <= left(), name_, ": shorter than what is in it");
+      const std::uint8_t* begin = piece_.data() + at_;
+      at_ += n;
+      return fq::Bytes::view(begin, n);
+    }
+    fq::Bytes taken;
+    for (std::size_t have = 0; have < n;) {
+      if (left() == 0) pull();
+      const std::size_t m = std::min(n - have, left());
+      // What there is justifies the memory, not what a head says.
+      taken.reserve(m == n ? n : have + m);
+      taken.resize(have + m);
+      std::copy_n(piece_.data() + at_, m, taken.mutable_data() + have);
+      have += m, at_ += m;
+    }
+    return taken;
+  }
+
+  void check_end() {
+    if (next_ && left() == 0) pull(true);
+    check(left() == 0, name_, ": longer than what is in it");
+  }
+
+ private:
+  std::size_t left() const { return static_cast<std::size_t>(piece_.size()) - at_; }
+  void pull(bool may_end = false) {
+    const py::gil_scoped_acquire gil;
+    piece_ = next_().cast<Bytes>();
+    at_ = 0;
+    check(may_end || piece_.size() > 0, name_, ": shorter than what is in it");
+  }
+
+  const char* name_;
+  py::object next_;
+  Bytes piece_{0};
+  std::size_t at_ = 0;
+};
+
+void restore(Engine& self, const Ids& sizes, const Ids& least, const Array<std::uint32_t>& made,
+             const Bytes& bits, const py::object& blocks, const py::object& ids, idx_t ntotal,
+             bool checked) {
+  const idx_t n = self.nlist();
+  check_array("sizes", sizes, {n});
+  check_array("least", least, {n});
+  check_array("made", made, {n, 3});
+  check_array("bits", bits, {n, 2});
+  std::vector<InvertedLists::Head> heads(static_cast<std::size_t>(n));
+  for (idx_t l = 0; l < n; ++l)
+    heads[static_cast<std::size_t>(l)] = {
+        sizes.at(l),
+        {{least.at(l), made.at(l, 0), made.at(l, 1), made.at(l, 2), bits.at(l, 0)}, bits.at(l, 1)}};
+  Section of_blocks("blocks", blocks), of_ids("ids", ids);
+  std::shared_ptr<const void> file;
+  if (of_blocks.is_mapped())
+    file = std::shared_ptr<const void>(
+        new std::pair<Bytes, Bytes>(of_blocks.array(), of_ids.array()), [](const void* p) {
+          const py::gil_scoped_acquire gil;
+          delete static_cast<const std::pair<Bytes, Bytes>*>(p);
+        });
+  check(of_blocks.is_mapped() == of_ids.is_mapped(), "blocks, ids: expected two of a kind");
+  without_gil(1, [&](const Execution& run) {
+    self.restore(
+        heads, [&](std::size_t m) { return of_blocks.take(m); },
+        [&](std::size_t m) { return of_ids.take(m); }, std::move(file), checked, ntotal, run);
+  });
+  of_blocks.check_end();
+  of_ids.check_end();
 }
 
 }  // namespace
@@ -564,6 +712,26 @@ void bind_engine(py::module_& m) {
            "save.")
       .def("export_bias", export_bias, arg("first"), arg("n"), "Their bias, (n) float32.")
       .def("export_ids", export_ids, arg("first"), arg("n"), "Their ids, (n) int64.")
+      .def("heads", heads,
+           "What says where things are in the sections of the file format: sizes (nlist) and least "
+           "ids (nlist) int64, (nlist, 3) uint32 and (nlist, 2) uint8 of the ids.")
+      .def("section_nbytes", section_nbytes, arg("ids"), "Of the ids, or else of the scan blocks.")
+      .def(
+          "export_section",
+          [](const py::object& self, bool ids, idx_t list_no, std::size_t part) {
+            return export_section(self, ids, list_no, part);
+          },
+          arg("ids"), arg("list_no"), arg("part"),
+          "A piece of a section as it lies in memory, uint8, from there on (0, 0 at first), and "
+          "the list and part to go on from; the end is at list_no = nlist. To be used inside "
+          "`reading`: the piece may be a view.")
+      .def("restore", restore, arg("sizes"), arg("least"), arg("made"), arg("bits"), arg("blocks"),
+           arg("ids"), arg("ntotal"), arg("checked"),
+           "Replace what is stored by what `heads` and the sections were. blocks, ids: functions "
+           "that return one piece of the section after the other, of which copies are kept; or "
+           "arrays, of which views are, copied list by list before they are changed. checked: read "
+           "all of it, and raise ValueError where it is not what an engine has written; else what "
+           "is wrong there makes wrong results, nothing worse.")
       .def("import_", import_lists, arg("sizes"), arg("rows"), arg("n"), arg("ntotal"),
            "Replace the contents by n entries in lists of these sizes, (nlist) int64. "
            "rows(first, m) gives the entries first .. first + m - 1: codes, bias and ids as they "

@@ -18,15 +18,13 @@ std::size_t longest(idx_t n) { return 3 * static_cast<std::size_t>(n) + 64; }
 DirectMap::DirectMap(const InvertedLists& lists) : nlist_(lists.nlist()) {
   idx_t least = std::numeric_limits<idx_t>::max(), most = std::numeric_limits<idx_t>::min();
   for (idx_t l = 0; l < nlist_; ++l)
-    lists.list(l).ids.visit([&, n = lists.list(l).size()](auto id_at) {
-      for (idx_t o = 0; o < n; ++o) {
-        least = std::min(least, id_at(o));
-        most = std::max(most, id_at(o));
-      }
+    lists.list(l).ids.for_each([&](idx_t, idx_t id) {
+      least = std::min(least, id);
+      most = std::max(most, id);
     });
   reserve(lists.ntotal(), least, most);
   for (idx_t l = 0; l < nlist_; ++l)
-    for (idx_t o = 0; o < lists.list(l).size(); ++o) put(lists.list(l).ids[o], {l, o});
+    lists.list(l).ids.for_each([&](idx_t o, idx_t id) { put(id, {l, o}); });
 }
 
 void DirectMap::reserve(idx_t n, idx_t least, idx_t most) {
@@ -85,19 +83,27 @@ void DirectMap::append(idx_t n, const idx_t* list_no, const idx_t* offset, const
 
 void DirectMap::remove(const InvertedLists& lists, const Removal& removal) {
   const idx_t l = removal.list_no();
-  const ListIds& ids = lists.list(l).ids;
-  idx_t to = removal.first();
-  for (idx_t o = to; o < removal.size(); ++o) {
+  const idx_t first = removal.first();
+  idx_t to = first;
+  lists.list(l).ids.for_each([&](idx_t o, idx_t id) {
+    if (o < first) return;
     const bool goes = removal.removes(o);
-    std::uint64_t* number = find_number(ids[o]);
+    std::uint64_t* number = find_number(id);
     if (number && *number == packed({l, o})) {  // not one of duplicates that is not in the map
       if (goes)
-        erase(ids[o]);
+        erase(id);
       else
         *number = packed({l, to});
     }
     to += !goes;
-  }
+  });
+}
+
+void DirectMap::reorder(const InvertedLists& lists, idx_t l) noexcept {
+  lists.list(l).ids.for_each([&](idx_t o, idx_t id) {
+    std::uint64_t* number = find_number(id);
+    if (number && unpacked(*number).list_no == l) *number = packed({l, o});
+  });
 }
 
 void DirectMap::erase(idx_t id) {

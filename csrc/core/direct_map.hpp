@@ -35,6 +35,8 @@ class DirectMap {
   // While the lists are as before the removal.
   void remove(const InvertedLists& lists, const Removal& removal);
   void release_unused() noexcept;  // after removals
+  // The entries of a list have been put in another order.
+  void reorder(const InvertedLists& lists, idx_t list_no) noexcept;
 
   std::optional<Position> find(idx_t id) const;
   idx_t size() const { return n_; }  // ids: fewer than what is stored where there are duplicates

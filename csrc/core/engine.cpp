@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <cmath>
 #include <limits>
+#include <new>
 #include <utility>
 
 #include "core/check.hpp"
 #include "core/coarse.hpp"
 #include "core/distance.hpp"
-#include "core/growth.hpp"
 #include "core/parallel.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/qinco_encode.hpp"
@@ -19,6 +20,11 @@ namespace {
 constexpr idx_t kEncodeRows = 8192;   // at a time, so that few are copied where some are left out
 constexpr idx_t kRateRows = 1 << 16;  // that get the biases of a new rate at a time
 
+Beside beside(Metric metric, bool corrects_length) {
+  if (corrects_length) return Beside::Ratio;
+  return metric == Metric::L2 ? Beside::Bias : Beside::Nothing;
+}
+
 }  // namespace
 
 Engine::Engine(const Parts& parts)
@@ -26,7 +32,7 @@ Engine::Engine(const Parts& parts)
       corrects_length_(parts.corrects_length),
       tables_(parts.tables),
       weights_(parts.weights),
-      lists_(parts.nlist, parts.M, parts.nbits),
+      lists_(parts.nlist, parts.M, parts.nbits, beside(parts.metric, parts.corrects_length)),
       early_exit_(parts.early_exit),
       student_(parts.student) {
   check(tables_ != nullptr, "tables: expected AdditiveTables, got None");
@@ -204,8 +210,8 @@ void Engine::reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) c
     std::vector<double> r;
     for (idx_t i = 0; i < n && corrects_length_; ++i)
       if (list_no[i] != -1)
-        length[i] =
-            of.of(list_no[i], codes.data() + i * M(), lists_.list(list_no[i]).bias[offset[i]], r);
+        length[i] = of.of(list_no[i], codes.data() + i * M(),
+                          bias_at(lists_.bias(list_no[i]), offset[i]), r);
   }
   decode(*weights_, n, list_no.data(), codes.data(), M(), M(), x, run);
   for (idx_t i = 0; i < n && corrects_length_; ++i) stretch(x + i * d(), d(), length[i]);
@@ -251,21 +257,45 @@ void Engine::store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, con
       const std::vector<float>& beside = of_rates.at(rate.tables);
       for (idx_t i = 0; i < n; ++i) {
         if (list_no[i] == -1) continue;
-        std::vector<float>& column = rate.bias[static_cast<std::size_t>(list_no[i])];
-        reserve_for(column, column.size() + 1);
-        column.push_back(beside[i]);
+        BiasColumn& column = rate.bias[static_cast<std::size_t>(list_no[i])];
+        column.reserve(column.size() + 1);
+        column.push_back(beside[i], offset_of(lists_.beside()));
       }
     }
     lists_.add(n, list_no, codes, bias, ids, ntotal_, map_ ? offset.data() : nullptr);
   } catch (...) {
     for (auto& [_, rate] : rates_)
       for (std::size_t l = 0; l < rate.bias.size(); ++l)
-        rate.bias[l].resize(static_cast<std::size_t>(lists_.list(static_cast<idx_t>(l)).size()));
+        rate.bias[l].shrink(lists_.list(static_cast<idx_t>(l)).size());
     throw;
   }
   if (map_) map_->append(n, list_no, offset.data(), ids, ntotal_);
   ntotal_ += n;
   ++n_changes_;
+  for (idx_t i = 0; i < n; ++i)
+    if (list_no[i] != -1) sort_ids(list_no[i]);
+}
+
+void Engine::sort_ids(idx_t list_no) noexcept {
+  if (!lists_.list(list_no).ids.wants_sorting()) return;
+  try {
+    InvertedLists::Sorting sorting = lists_.sorting(list_no);
+    const bool moves = !sorting.ids.order.empty();
+    std::vector<BiasColumn> columns;
+    for (const auto& [_, rate] : rates_)
+      if (moves && !rate.bias.empty())
+        columns.push_back(
+            rate.bias[static_cast<std::size_t>(list_no)].reordered(sorting.ids.order));
+    // Nothing below can fail.
+    lists_.replace(list_no, std::move(sorting));
+    if (!moves) return;
+    auto column = columns.begin();
+    for (auto& [_, rate] : rates_)
+      if (!rate.bias.empty()) rate.bias[static_cast<std::size_t>(list_no)] = std::move(*column++);
+    if (map_) map_->reorder(lists_, list_no);
+    ++n_replaced_;
+  } catch (const std::bad_alloc&) {  // another time
+  }
 }
 
 void Engine::reset(const Execution& run) {
@@ -280,14 +310,40 @@ void Engine::reset(const Execution& run) {
 
 void Engine::import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
                          const Execution& run) {
-  check(ntotal >= n && ntotal <= kMostNumbers, "ntotal: expected ", n, " to ", kMostNumbers,
-        ", got ", ntotal);
-  InvertedLists lists(nlist(), M(), nbits());
+  InvertedLists lists(nlist(), M(), nbits(), lists_.beside());
   lists.import_from(sizes, n, rows);
-  for (idx_t l = 0; l < nlist() && corrects_length_; ++l)
-    for (const float ratio : lists.list(l).bias)
-      check(ratio >= 1 / kMostStretch && ratio <= 1 / kLeastStretch,
-            "bias: expected a ratio of lengths, got ", ratio);
+  check_bias(lists);
+  put(lists, ntotal, run);
+}
+
+void Engine::restore(const std::vector<InvertedLists::Head>& heads,
+                     const InvertedLists::Take& blocks, const InvertedLists::Take& ids,
+                     std::shared_ptr<const void> file, bool checked, idx_t ntotal,
+                     const Execution& run) {
+  InvertedLists lists(nlist(), M(), nbits(), lists_.beside());
+  lists.restore(heads, blocks, ids, std::move(file), checked);
+  if (checked) check_bias(lists);
+  put(lists, ntotal, run);
+}
+
+void Engine::check_bias(const InvertedLists& lists) const {
+  // What is stored is rounded, and may have become a little more than length_ratio() makes it.
+  constexpr float kLeast = 1 / kMostStretch, kMost = 2 / kLeastStretch;
+  for (idx_t l = 0; l < nlist(); ++l) {
+    const BiasRows bias = lists.bias(l);
+    for (idx_t o = 0; o < lists.list(l).size(); ++o) {
+      const float b = bias_at(bias, o);
+      if (!std::isfinite(b) || (corrects_length_ && !(b >= kLeast && b <= kMost)))
+        check(false, "bias: expected ", corrects_length_ ? "a ratio of lengths" : "a finite number",
+              ", got ", b);
+    }
+  }
+}
+
+// Takes the place of what is stored.
+void Engine::put(InvertedLists& lists, idx_t ntotal, const Execution& run) {
+  check(ntotal >= lists.ntotal() && ntotal <= kMostNumbers, "ntotal: expected ", lists.ntotal(),
+        " to ", kMostNumbers, ", got ", ntotal);
   const SharedLock::Writing writing(lock_, run.interrupted);
   if (map_) map_ = DirectMap(lists);
   lists_.exchange(lists);
@@ -326,7 +382,7 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
   check(n_fitted >= 0, "n_fitted: expected at least 0, got ", n_fitted);
   lock_.check_may_write();
   Rate rate{std::move(tables), n_fitted};
-  if (has_bias()) rate.bias.resize(static_cast<std::size_t>(nlist()));
+  if (lists_.beside() != Beside::Nothing) rate.bias.resize(static_cast<std::size_t>(nlist()));
   std::vector<idx_t> list_no;
   std::vector<std::uint8_t> codes;  // (n, M)
   std::vector<float> ratios, lengths, bias;
@@ -340,9 +396,9 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
       replaced = n_replaced_;
       for (; next < static_cast<idx_t>(rate.bias.size()); ++next) {
         const InvertedLists::List& list = lists_.list(next);
-        std::vector<float>& column = rate.bias[static_cast<std::size_t>(next)];
-        column.reserve(static_cast<std::size_t>(list.size()));
-        const auto begin = static_cast<idx_t>(column.size());
+        BiasColumn& column = rate.bias[static_cast<std::size_t>(next)];
+        column.reserve(list.size());
+        const idx_t begin = column.size();
         const auto room = kRateRows - static_cast<idx_t>(list_no.size());
         const idx_t end = std::min(list.size(), begin + room);
         codes.resize((list_no.size() + static_cast<std::size_t>(end - begin)) *
@@ -350,7 +406,7 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
         for (idx_t o = begin; o < end; ++o) {
           lists_.read_code(next, o, M(), &codes[list_no.size() * static_cast<std::size_t>(M())]);
           list_no.push_back(next);
-          if (corrects_length_) ratios.push_back(list.bias[static_cast<std::size_t>(o)]);
+          if (corrects_length_) ratios.push_back(bias_at(lists_.bias(next), o));
         }
         if (end < list.size()) break;
       }
@@ -364,14 +420,14 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
       bias_by(*rate.tables, n, list_no.data(), first_codes(n, codes.data(), M(), m).data(),
               lengths.data(), bias.data(), run);
       for (idx_t i = 0; i < n; ++i)
-        rate.bias[static_cast<std::size_t>(list_no[i])].push_back(bias[i]);
+        rate.bias[static_cast<std::size_t>(list_no[i])].push_back(bias[i],
+                                                                  offset_of(lists_.beside()));
       continue;
     }
     const SharedLock::Writing writing(lock_, run.interrupted);
     bool complete = *replaced == n_replaced_;
     for (std::size_t l = 0; l < rate.bias.size() && complete; ++l)
-      complete =
-          static_cast<idx_t>(rate.bias[l].size()) == lists_.list(static_cast<idx_t>(l)).size();
+      complete = rate.bias[l].size() == lists_.list(static_cast<idx_t>(l)).size();
     if (complete) {
       rates_.insert_or_assign(m, std::move(rate));
       return;

@@ -101,6 +101,11 @@ class Engine {
   // Replaces what is stored, as InvertedLists::import_from; rates are gone. ntotal: at least n.
   void import_from(const idx_t* sizes, idx_t n, const InvertedLists::Rows& rows, idx_t ntotal,
                    const Execution& run);
+  // The same as it lay in memory, see InvertedLists::restore. checked: biases have to be sensible
+  // numbers as well.
+  void restore(const std::vector<InvertedLists::Head>& heads, const InvertedLists::Take& blocks,
+               const InvertedLists::Take& ids, std::shared_ptr<const void> file, bool checked,
+               idx_t ntotal, const Execution& run);
 
   // Take out what `filter` (null: any) accepts, or what has one of the ids (n), all or nothing; how
   // much that was. ntotal is less by as much: numbers may come back. By ids and a direct map
@@ -133,8 +138,11 @@ class Engine {
   using BiasOfRates = std::map<std::shared_ptr<const AdditiveTables>, std::vector<float>>;
   void store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
              const idx_t* ids, const BiasOfRates& of_rates);
-  bool has_bias() const { return metric_ == Metric::L2 || corrects_length_; }
   const float* bases() const { return own_bases_.empty() ? centroids_.data() : own_bases_.data(); }
+  void check_bias(const InvertedLists& lists) const;
+  void put(InvertedLists& lists, idx_t ntotal, const Execution& run);
+  // Sorts the ids of a list if that is worth it and there is memory.
+  void sort_ids(idx_t list_no) noexcept;
   template <class Select, class Remove>
   idx_t remove_selected(Select select, Remove remove, const Execution& run);
   idx_t remove_now(const std::vector<Removal>& removals, const Execution& run);

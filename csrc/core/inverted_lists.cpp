@@ -7,7 +7,7 @@
 
 #include "core/bitpack.hpp"
 #include "core/check.hpp"
-#include "core/growth.hpp"
+#include "core/id_table.hpp"
 #include "core/parallel.hpp"
 #include "core/selection.hpp"
 
@@ -17,9 +17,7 @@ namespace {
 constexpr idx_t kFewIds = 1 << 15;  // that one thread asks a filter about sooner than others start
 constexpr idx_t kListsAtOnce = 16;  // by one thread
 
-std::size_t blocks_for(idx_t n) {
-  return static_cast<std::size_t>((n + kScanBlock - 1) / kScanBlock);
-}
+idx_t blocks_for(idx_t n) { return (n + kScanBlock - 1) / kScanBlock; }
 
 void check_step(std::uint8_t code, int nbits, idx_t row, int m) {
   if (code >> nbits)
@@ -33,7 +31,8 @@ void check_code_shape(int M, int nbits) {
   check(nbits >= 4 && nbits <= 8, "nbits: expected 4 to 8, got ", nbits);
 }
 
-InvertedLists::InvertedLists(idx_t nlist, int M, int nbits) : M_(M), nbits_(nbits) {
+InvertedLists::InvertedLists(idx_t nlist, int M, int nbits, Beside beside)
+    : M_(M), nbits_(nbits), beside_(beside) {
   check(nlist >= 1, "nlist: expected at least 1, got ", nlist);
   check_code_shape(M, nbits);
   code_size_ = packed_size(M, nbits);
@@ -46,57 +45,80 @@ const InvertedLists::List& InvertedLists::list(idx_t list_no) const {
   return lists_[static_cast<std::size_t>(list_no)];
 }
 
-std::size_t InvertedLists::code_begin(idx_t offset) const {
-  return static_cast<std::size_t>(offset / kScanBlock) * block_bytes() +
-         static_cast<std::size_t>(offset % kScanBlock);
+BiasRows InvertedLists::bias(idx_t list_no) const {
+  static constexpr std::uint8_t kNone[kBiasRow] = {};
+  const List& of = list(list_no);
+  if (beside_ == Beside::Nothing || of.size() == 0) return {kNone, 0, 0.0f};
+  return {of.blocks.data() + bias_row(0), block_bytes(), offset_of(beside_)};
 }
 
-// Checks what add() takes, and makes room for it. The growth of the lists is kept in them: an add
-// of few vectors to many lists costs little.
+std::size_t InvertedLists::bytes_for(idx_t n) const {
+  return static_cast<std::size_t>(blocks_for(n) * block_bytes());
+}
+
+std::size_t InvertedLists::code_begin(idx_t offset) const {
+  return static_cast<std::size_t>(offset / kScanBlock * block_bytes() + offset % kScanBlock);
+}
+
+std::size_t InvertedLists::bias_row(idx_t offset) const {
+  return static_cast<std::size_t>(offset / kScanBlock * block_bytes() + code_size_ * kScanBlock);
+}
+
+void InvertedLists::put_bias(List& list, idx_t offset, float bias) const {
+  if (beside_ != Beside::Nothing)
+    fq::put_bias(list.blocks.mutable_data() + bias_row(offset), offset % kScanBlock, bias,
+                 offset_of(beside_));
+}
+
+// Checks what add() takes, and makes room for it. An add of few vectors to many lists costs little.
 void InvertedLists::reserve(idx_t n, const idx_t* list_no, const std::uint8_t* codes,
                             const idx_t* ids, idx_t first_id) {
+  constexpr std::uint64_t kVector =
+      16;  // a list's growth: vectors, and below the width of their ids
+  IdTable growth;
   for (idx_t i = 0; i < n; ++i) {
     if (list_no[i] == -1) continue;
     if (list_no[i] < 0 || list_no[i] >= nlist())
       check(false, "list_no[", i, "]: expected -1 to ", nlist() - 1, ", got ", list_no[i]);
     for (int m = 0; m < M_; ++m) check_step(codes[i * M_ + m], nbits_, i, m);
-    List& list = lists_[static_cast<std::size_t>(list_no[i])];
-    const idx_t offset = list.size() + list.growth.n++;
-    list.growth.id_width =
-        std::max(list.growth.id_width, ListIds::width_for(ids ? ids[i] : first_id + i, offset));
+    std::uint64_t* found = growth.find(list_no[i]);
+    const std::uint64_t before = found ? *found : 0;
+    const idx_t offset = list(list_no[i]).size() + static_cast<idx_t>(before / kVector);
+    const auto width =
+        static_cast<std::uint64_t>(ListIds::width_for(ids ? ids[i] : first_id + i, offset));
+    const std::uint64_t after =
+        before / kVector * kVector + kVector + std::max(before % kVector, width);
+    if (found) {
+      *found = after;
+    } else {
+      growth.reserve(growth.size() + 1);
+      growth.put(list_no[i], after);
+    }
   }
   for (idx_t i = 0; i < n; ++i) {
-    if (list_no[i] == -1) continue;
+    std::uint64_t* found = list_no[i] == -1 ? nullptr : growth.find(list_no[i]);
+    if (!found || *found == 0) continue;
     List& list = lists_[static_cast<std::size_t>(list_no[i])];
-    if (list.growth.n == 0) continue;
-    const idx_t size = list.size() + list.growth.n;
-    reserve_for(list.codes, blocks_for(size) * block_bytes());
-    reserve_for(list.bias, static_cast<std::size_t>(size));
-    list.ids.reserve(size, list.growth.id_width);
-    list.growth = {};
+    const idx_t size = list.size() + static_cast<idx_t>(*found / kVector);
+    list.blocks.reserve(bytes_for(size));
+    list.ids.reserve(size, static_cast<int>(*found % kVector));
+    *found = 0;
   }
 }
 
 void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
                         const idx_t* ids, idx_t first_id, idx_t* offsets) {
-  try {
-    reserve(n, list_no, codes, ids, first_id);
-  } catch (...) {
-    for (idx_t i = 0; i < n; ++i)
-      if (list_no[i] >= 0 && list_no[i] < nlist())
-        lists_[static_cast<std::size_t>(list_no[i])].growth = {};
-    throw;
-  }
+  reserve(n, list_no, codes, ids, first_id);
   for (idx_t i = 0; i < n; ++i) {  // nothing below can fail
     if (offsets) offsets[i] = -1;
     if (list_no[i] == -1) continue;
     List& list = lists_[static_cast<std::size_t>(list_no[i])];
     const idx_t offset = list.size();
     if (offsets) offsets[i] = offset;
-    list.codes.resize(blocks_for(offset + 1) * block_bytes());
-    std::uint8_t* code = list.codes.data() + code_begin(offset);
+    list.blocks.resize(bytes_for(offset + 1));
+    std::uint8_t* code = list.blocks.mutable_data() + code_begin(offset);
     for (int m = 0; m < M_; ++m) write_step(code, kScanBlock, m, nbits_, codes[i * M_ + m]);
-    list.bias.push_back(bias[i]);
+    put_bias(list, offset, bias[i]);
     list.ids.push_back(ids ? ids[i] : first_id + i);
     ++ntotal_;
   }
@@ -104,7 +126,7 @@ void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes
 
 void InvertedLists::read_code(idx_t list_no, idx_t offset, int n_codes, std::uint8_t* code) const {
   const List& list = lists_[static_cast<std::size_t>(list_no)];
-  const std::uint8_t* packed = list.codes.data() + code_begin(offset);
+  const std::uint8_t* packed = list.blocks.data() + code_begin(offset);
   for (int m = 0; m < n_codes; ++m) code[m] = read_step(packed, kScanBlock, m, nbits_);
 }
 
@@ -128,14 +150,13 @@ void InvertedLists::locate(idx_t id0, idx_t n, idx_t* list_no, idx_t* offset) co
   std::fill_n(offset, n, idx_t{-1});
   for (idx_t l = 0; l < nlist(); ++l) {
     const List& list = lists_[static_cast<std::size_t>(l)];
-    for (idx_t o = 0; o < list.size(); ++o) {
-      const idx_t id = list.ids[o];
+    list.ids.for_each([&](idx_t o, idx_t id) {
       // Unsigned, because id - id0 may leave the range of idx_t for extreme ids.
       const auto i = static_cast<std::uint64_t>(id) - static_cast<std::uint64_t>(id0);
-      if (id < id0 || i >= static_cast<std::uint64_t>(n)) continue;
+      if (id < id0 || i >= static_cast<std::uint64_t>(n)) return;
       list_no[i] = l;
       offset[i] = o;
-    }
+    });
   }
 }
 
@@ -172,10 +193,13 @@ std::vector<Removal> InvertedLists::select(const IdFilter* filter, const Executi
 
 void InvertedLists::prepare_removal(const std::vector<Removal>& removals) {
   for (const Removal& removal : removals) {
-    ListIds& ids = lists_[static_cast<std::size_t>(removal.list_no())].ids;
+    List& list = lists_[static_cast<std::size_t>(removal.list_no())];
+    list.blocks.reserve(list.blocks.size());
+    ListIds& ids = list.ids;
     // Those that are their offsets are so no more, unless the last ones go.
-    if (ids.width() == 0 && removal.first() < removal.n_kept())
+    if (ids.are_offsets() && removal.first() < removal.n_kept())
       ids.reserve(ids.size(), ListIds::width_for(ids.size() - 1, -1));
+    ids.own();
   }
 }
 
@@ -197,79 +221,138 @@ void InvertedLists::remove(const Removal& removal) noexcept {
     return;
   }
   removal.visit_moves([&](idx_t from, idx_t to, idx_t count) {
-    move_codes(list.codes.data(), from, list.codes.data(), to, count);
+    move_entries(list.blocks.data(), from, list.blocks.mutable_data(), to, count);
   });
-  list.codes.resize(blocks_for(n) * block_bytes());
-  for (idx_t o = n; o % kScanBlock != 0; ++o)
-    for (int b = 0; b < code_size_; ++b) list.codes[code_begin(o) + b * kScanBlock] = 0;
-  release_unused(list.codes);
-  remove_from(list.bias, removal);
+  list.blocks.resize(bytes_for(n));
+  for (idx_t o = n; o % kScanBlock != 0; ++o) {
+    for (int b = 0; b < code_size_; ++b)
+      list.blocks.mutable_data()[code_begin(o) + static_cast<std::size_t>(b * kScanBlock)] = 0;
+    put_bias(list, o, offset_of(beside_));
+  }
+  list.blocks.release_unused();
   list.ids.remove(removal);
 }
 
-void InvertedLists::move_codes(const std::uint8_t* codes, idx_t from, std::uint8_t* to_codes,
-                               idx_t to, idx_t n) const {
+void InvertedLists::move_entries(const std::uint8_t* blocks, idx_t from, std::uint8_t* to_blocks,
+                                 idx_t to, idx_t n) const {
   while (n > 0) {
     const idx_t m = std::min({n, kScanBlock - from % kScanBlock, kScanBlock - to % kScanBlock});
     for (int b = 0; b < code_size_; ++b)
-      std::memmove(to_codes + code_begin(to) + b * kScanBlock,
-                   codes + code_begin(from) + b * kScanBlock, static_cast<std::size_t>(m));
+      std::memmove(to_blocks + code_begin(to) + b * kScanBlock,
+                   blocks + code_begin(from) + b * kScanBlock, static_cast<std::size_t>(m));
+    if (beside_ != Beside::Nothing)
+      std::memmove(to_blocks + bias_row(to) + kBiasBytes * (to % kScanBlock),
+                   blocks + bias_row(from) + kBiasBytes * (from % kScanBlock),
+                   static_cast<std::size_t>(kBiasBytes * m));
     from += m, to += m, n -= m;
   }
 }
 
 void InvertedLists::prepare_merge(const InvertedLists& other, idx_t add_id) {
+  files_.reserve(files_.size() + other.files_.size());
   for (std::size_t l = 0; l < lists_.size(); ++l) {
     List& list = lists_[l];
     const List& more = other.lists_[l];
     if (more.size() == 0) continue;
     const idx_t size = list.size() + more.size();
+    if (list.size() == 0 && more.ids.are_sorted()) continue;  // it takes the other's arrays
     int width = 0;
-    more.ids.visit([&](auto id_at) {
-      for (idx_t o = 0; o < more.size(); ++o)
-        width = std::max(width, ListIds::width_for(id_at(o) + add_id, list.size() + o));
+    more.ids.for_each([&](idx_t o, idx_t id) {
+      width = std::max(width, ListIds::width_for(id + add_id, list.size() + o));
     });
     list.ids.reserve(size, width);
-    if (list.size() == 0) continue;  // it takes the other's arrays
-    reserve_for(list.codes, blocks_for(size) * block_bytes());
-    reserve_for(list.bias, static_cast<std::size_t>(size));
+    if (list.size() == 0) continue;  // its blocks, at least
+    list.blocks.reserve(bytes_for(size));
   }
 }
 
 void InvertedLists::merge(InvertedLists& other, idx_t add_id) noexcept {
+  files_.insert(files_.end(), other.files_.begin(), other.files_.end());  // reserved
   for (std::size_t l = 0; l < lists_.size(); ++l) {
     List& list = lists_[l];
     List& more = other.lists_[l];
     const idx_t n = list.size();
-    if (n == 0) {
-      list.codes.swap(more.codes);
-      list.bias.swap(more.bias);
-    } else {
-      list.codes.resize(blocks_for(n + more.size()) * block_bytes());
-      move_codes(more.codes.data(), 0, list.codes.data(), n, more.size());
-      list.bias.insert(list.bias.end(), more.bias.begin(), more.bias.end());
+    if (n == 0 && more.ids.are_sorted()) {
+      list = std::move(more);
+      list.ids.shift(add_id);
+      more = {};
+      continue;
     }
-    for (idx_t o = 0; o < more.size(); ++o) list.ids.push_back(more.ids[o] + add_id);
+    if (n == 0) {
+      list.blocks.swap(more.blocks);
+    } else {
+      list.blocks.resize(bytes_for(n + more.size()));
+      move_entries(more.blocks.data(), 0, list.blocks.mutable_data(), n, more.size());
+    }
+    more.ids.for_each([&](idx_t, idx_t id) { list.ids.push_back(id + add_id); });
     more = {};
   }
   ntotal_ += std::exchange(other.ntotal_, 0);
+  other.files_.clear();
+}
+
+InvertedLists::Sorting InvertedLists::sorting(const List& list) const {
+  Sorting made{list.ids.sorting(), {}};
+  const std::vector<idx_t>& order = made.ids.order;
+  if (order.empty()) return made;
+  made.blocks.reserve(list.blocks.size());
+  made.blocks.resize(list.blocks.size());
+  for (idx_t o = 0; o < list.size(); ++o)
+    move_entries(list.blocks.data(), order[static_cast<std::size_t>(o)], made.blocks.mutable_data(),
+                 o, 1);
+  return made;
+}
+
+void InvertedLists::replace(List& list, Sorting sorting) noexcept {
+  if (!sorting.ids.order.empty()) list.blocks = std::move(sorting.blocks);
+  list.ids.replace(std::move(sorting.ids.sorted));
 }
 
 void InvertedLists::reset() {
   for (List& list : lists_) list = {};
+  files_.clear();
   ntotal_ = 0;
 }
 
 void InvertedLists::exchange(InvertedLists& other) {
   std::swap_ranges(lists_.begin(), lists_.end(), other.lists_.begin());
   std::swap(ntotal_, other.ntotal_);
+  files_.swap(other.files_);
+}
+
+void InvertedLists::restore(const std::vector<Head>& heads, const Take& blocks, const Take& ids,
+                            std::shared_ptr<const void> file, bool checked) {
+  constexpr idx_t kMost = idx_t{1} << 40;  // of one list, so that no size overflows
+  check(static_cast<idx_t>(heads.size()) == nlist(), "heads: expected ", nlist(), ", got ",
+        heads.size());
+  std::vector<List> lists(lists_.size());
+  idx_t total = 0;
+  for (std::size_t l = 0; l < lists.size(); ++l) {
+    const Head& head = heads[l];
+    check(head.n >= 0 && head.n <= kMost && ListIds::is_valid(head.ids, head.n), "heads[", l,
+          "]: not those of a list");
+    List& list = lists[l];
+    list.blocks = blocks(bytes_for(head.n));
+    Bytes sorted = ids(SortedIds::nbytes(head.ids.sorted));
+    Bytes recent = ids(ListIds::recent_nbytes(head.ids, head.n));
+    list.ids = ListIds(head.ids, head.n, std::move(sorted), std::move(recent));
+    check(!checked || list.ids.is_valid(), "ids: those of list ", l, " are not in order");
+    total += head.n;
+  }
+  lists_ = std::move(lists);
+  ntotal_ = total;
+  files_.clear();
+  if (file) files_.push_back(std::move(file));
 }
 
 InvertedLists::Memory InvertedLists::memory() const {
   Memory memory;
+  memory.lists = lists_.capacity() * sizeof(List);
   for (const List& list : lists_) {
-    memory.codes += list.codes.capacity();
-    memory.bias += list.bias.capacity() * sizeof(float);
+    const std::size_t n_blocks = list.blocks.allocated() / static_cast<std::size_t>(block_bytes());
+    const std::size_t of_bias = beside_ == Beside::Nothing ? 0 : n_blocks * kBiasRow;
+    memory.codes += list.blocks.allocated() - of_bias;
+    memory.bias += of_bias;
     memory.ids += list.ids.allocated();
   }
   return memory;
@@ -279,34 +362,36 @@ template <class F>
 void InvertedLists::visit(idx_t first, idx_t n, F f) const {
   check(first >= 0 && n >= 0 && n <= ntotal_ - first, "first, n: expected entries of ", ntotal_,
         ", got ", first, ", ", n);
-  for (auto list = lists_.begin(); n > 0; ++list) {
-    const idx_t m = std::min(n, list->size() - first);
+  for (idx_t l = 0; n > 0; ++l) {
+    const idx_t size = list(l).size(), m = std::min(n, size - first);
     if (m > 0) {
-      f(*list, first, first + m);
+      f(l, first, first + m);
       n -= m;
     }
-    first = std::max<idx_t>(first - list->size(), 0);
+    first = std::max<idx_t>(first - size, 0);
   }
 }
 
 void InvertedLists::export_codes(idx_t first, idx_t n, std::uint8_t* codes) const {
-  visit(first, n, [&](const List& list, idx_t begin, idx_t end) {
+  visit(first, n, [&](idx_t l, idx_t begin, idx_t end) {
     for (idx_t o = begin; o < end; ++o) {
-      const std::uint8_t* packed = list.codes.data() + code_begin(o);
+      const std::uint8_t* packed = list(l).blocks.data() + code_begin(o);
       for (int b = 0; b < code_size_; ++b) *codes++ = packed[b * kScanBlock];
     }
   });
 }
 
 void InvertedLists::export_bias(idx_t first, idx_t n, float* bias) const {
-  visit(first, n, [&](const List& list, idx_t begin, idx_t end) {
-    bias = std::copy(&list.bias[static_cast<std::size_t>(begin)], list.bias.data() + end, bias);
+  visit(first, n, [&](idx_t l, idx_t begin, idx_t end) {
+    const BiasRows rows = this->bias(l);
+    for (idx_t o = begin; o < end; ++o) *bias++ = bias_at(rows, o);
   });
 }
 
 void InvertedLists::export_ids(idx_t first, idx_t n, idx_t* ids) const {
-  visit(first, n, [&](const List& list, idx_t begin, idx_t end) {
-    for (idx_t o = begin; o < end; ++o) *ids++ = list.ids[o];
+  visit(first, n, [&](idx_t l, idx_t begin, idx_t end) {
+    list(l).ids.read(begin, end - begin, ids);
+    ids += end - begin;
   });
 }
 
@@ -327,8 +412,8 @@ void InvertedLists::import_from(const idx_t* sizes, idx_t n, const Rows& rows) {
   idx_t first = 0, next = 0, end = 0;  // of the entries in hand: that of their first, in them
   for (std::size_t l = 0; l < lists.size(); ++l) {
     List& list = lists[l];
-    list.codes.resize(blocks_for(sizes[l]) * block_bytes());
-    list.bias.reserve(static_cast<std::size_t>(sizes[l]));
+    list.blocks.reserve(bytes_for(sizes[l]));
+    list.blocks.resize(bytes_for(sizes[l]));
     while (list.size() < sizes[l]) {
       if (next == end) {
         first += end;
@@ -342,14 +427,15 @@ void InvertedLists::import_from(const idx_t* sizes, idx_t n, const Rows& rows) {
         id_width = std::max(id_width, ListIds::width_for(ids[next + i], begin + i));
       list.ids.reserve(sizes[l], id_width);
       for (idx_t i = 0; i < m; ++i) {
-        std::uint8_t* packed = list.codes.data() + code_begin(begin + i);
+        std::uint8_t* packed = list.blocks.mutable_data() + code_begin(begin + i);
         const std::uint8_t* code = codes.data() + (next + i) * code_size_;
         for (int b = 0; b < code_size_; ++b) packed[b * kScanBlock] = code[b];
+        put_bias(list, begin + i, bias[static_cast<std::size_t>(next + i)]);
         list.ids.push_back(ids[next + i]);
       }
-      list.bias.insert(list.bias.end(), bias.begin() + next, bias.begin() + next + m);
       next += m;
     }
+    if (list.ids.wants_sorting()) replace(list, sorting(list));
   }
   lists_ = std::move(lists);
   ntotal_ = n;

@@ -20,18 +20,17 @@ namespace fq {
 struct Rate {
   std::shared_ptr<const AdditiveTables> tables;  // of the first tables->M() codes
   idx_t n_fitted;                                // stored vectors that these are fitted to
-  // Of each list: the biases, or the ratios of core/lengths. No lists where all are 0, as those of
-  // whole codes then are.
-  std::vector<std::vector<float>> bias = {};
+  // Of each list; no lists where nothing stands beside codes.
+  std::vector<BiasColumn> bias = {};
 
   std::size_t nbytes() const {
     std::size_t sum = tables->nbytes() + bias.capacity() * sizeof(bias[0]);
-    for (const std::vector<float>& column : bias) sum += column.capacity() * sizeof(float);
+    for (const BiasColumn& column : bias) sum += column.allocated();
     return sum;
   }
   // What is stored has gone.
   void forget() noexcept {
-    for (std::vector<float>& column : bias) std::vector<float>().swap(column);
+    for (BiasColumn& column : bias) column = {};
     n_fitted = 0;
   }
 };
@@ -48,10 +47,9 @@ inline std::vector<std::uint8_t> first_codes(idx_t n, const std::uint8_t* codes,
 inline int n_codes(const InvertedLists& lists, const Rate* rate) {
   return rate ? rate->tables->M() : lists.M();
 }
-inline const float* bias_of(const InvertedLists& lists, const Rate* rate, idx_t list_no) {
-  const InvertedLists::List& list = lists.list(list_no);
-  if (!rate || rate->bias.empty()) return list.bias.data();
-  return rate->bias[static_cast<std::size_t>(list_no)].data();
+inline BiasRows bias_of(const InvertedLists& lists, const Rate* rate, idx_t list_no) {
+  if (!rate || rate->bias.empty()) return lists.bias(list_no);
+  return rate->bias[static_cast<std::size_t>(list_no)].rows(offset_of(lists.beside()));
 }
 
 }  // namespace fq

@@ -66,13 +66,4 @@ void release_unused(std::vector<T>& v) noexcept {
   }
 }
 
-// Of an array with an item for each entry of the list.
-template <class T>
-void remove_from(std::vector<T>& v, const Removal& removal) noexcept {
-  removal.visit_moves(
-      [&](idx_t from, idx_t to, idx_t n) { std::copy_n(v.begin() + from, n, v.begin() + to); });
-  v.resize(static_cast<std::size_t>(removal.n_kept()));
-  release_unused(v);
-}
-
 }  // namespace fq

@@ -8,7 +8,6 @@
 
 #include "core/check.hpp"
 #include "core/engine.hpp"
-#include "core/growth.hpp"
 #include "core/parallel.hpp"
 
 namespace fq {
@@ -85,7 +84,7 @@ void Engine::remove_from_rates(const std::vector<Removal>& removals) noexcept {
   for (auto& [_, rate] : rates_)
     if (!rate.bias.empty())
       for (const Removal& removal : removals)
-        remove_from(rate.bias[static_cast<std::size_t>(removal.list_no())], removal);
+        rate.bias[static_cast<std::size_t>(removal.list_no())].remove(removal);
   ++n_replaced_;
 }
 
@@ -158,15 +157,17 @@ std::map<int, std::vector<std::vector<float>>> Engine::bias_of_rates(const Engin
       std::iota(offset.begin(), offset.end(), idx_t{0});
       std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * M()));
       other.lists_.gather(n, list_no.data(), offset.data(), codes.data());
-      std::vector<float> lengths(static_cast<std::size_t>(n));
+      std::vector<float> lengths(static_cast<std::size_t>(n)), ratios(lengths);
+      for (idx_t o = 0; o < n; ++o)
+        ratios[static_cast<std::size_t>(o)] = bias_at(other.lists_.bias(l), o);
       if (corrects_length_)
-        other.lengths(n, list_no.data(), codes.data(), list.bias.data(), lengths.data(), run);
+        other.lengths(n, list_no.data(), codes.data(), ratios.data(), lengths.data(), run);
       const std::vector<std::uint8_t> cut = first_codes(n, codes.data(), M(), m);
       std::vector<float>& column = columns[static_cast<std::size_t>(l)];
       column.resize(static_cast<std::size_t>(n));
       bias_by(*rate.tables, n, list_no.data(), cut.data(), lengths.data(), column.data(), run);
-      std::vector<float>& here = rate.bias[static_cast<std::size_t>(l)];
-      reserve_for(here, here.size() + column.size());
+      BiasColumn& here = rate.bias[static_cast<std::size_t>(l)];
+      here.reserve(here.size() + n);
     }
   }
   return found;
@@ -188,18 +189,14 @@ void Engine::merge_from(Engine& other, idx_t add_id, const Execution& run) {
   constexpr idx_t kMost = std::numeric_limits<idx_t>::max();
   idx_t least = kMost, most = std::numeric_limits<idx_t>::min();
   for (idx_t l = 0; l < nlist(); ++l) {
-    const ListIds& ids = other.lists_.list(l).ids;
-    ids.visit([&](auto id_at) {
-      for (idx_t o = 0; o < ids.size(); ++o) {
-        const idx_t id = id_at(o);
-        if (add_id > 0 ? id > kMost - add_id
-            : id < 0   ? add_id < std::numeric_limits<idx_t>::min() - id
-                       : id + add_id < 0)
-          check(false, "add_id: expected a number that keeps ids within 0..2^63 - 1, got ", add_id,
-                " for the id ", id);
-        least = std::min(least, id + add_id);
-        most = std::max(most, id + add_id);
-      }
+    other.lists_.list(l).ids.for_each([&](idx_t, idx_t id) {
+      if (add_id > 0 ? id > kMost - add_id
+          : id < 0   ? add_id < std::numeric_limits<idx_t>::min() - id
+                     : id + add_id < 0)
+        check(false, "add_id: expected a number that keeps ids within 0..2^63 - 1, got ", add_id,
+              " for the id ", id);
+      least = std::min(least, id + add_id);
+      most = std::max(most, id + add_id);
     });
   }
   check<StateError>(other.ntotal_ <= kMostNumbers - ntotal_, "ntotal: no more numbers to give out");
@@ -210,16 +207,17 @@ void Engine::merge_from(Engine& other, idx_t add_id, const Execution& run) {
   // Nothing below can fail.
   for (auto& [m, columns] : beside)
     for (std::size_t l = 0; l < columns.size(); ++l) {
-      std::vector<float>& column = rates_.at(m).bias[l];
-      column.insert(column.end(), columns[l].begin(), columns[l].end());
+      BiasColumn& column = rates_.at(m).bias[l];
+      for (const float bias : columns[l]) column.push_back(bias, offset_of(lists_.beside()));
     }
   if (map_)
     for (idx_t l = 0; l < nlist(); ++l) {
-      const ListIds& ids = other.lists_.list(l).ids;
       const idx_t size = lists_.list(l).size();
-      for (idx_t o = 0; o < ids.size(); ++o) map_->put(ids[o] + add_id, {l, size + o});
+      other.lists_.list(l).ids.for_each(
+          [&](idx_t o, idx_t id) { map_->put(id + add_id, {l, size + o}); });
     }
   lists_.merge(other.lists_, add_id);
+  for (idx_t l = 0; l < nlist(); ++l) sort_ids(l);
   if (other.map_) other.map_ = DirectMap(other.lists_);
   ntotal_ += other.ntotal_.exchange(0);
   for (auto& [_, rate] : other.rates_) rate.forget();

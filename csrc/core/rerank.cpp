@@ -62,7 +62,7 @@ class BlockReranker {
     s_.lengths.resize(s_.entries.size());
     for (idx_t i = 0; i < n(); ++i) {
       const Candidate& c = s_.entries[i].candidate;
-      const float ratio = bias_of(lists_, rate_, c.list_no)[c.offset];
+      const float ratio = bias_at(bias_of(lists_, rate_, c.list_no), c.offset);
       s_.lengths[i] = lengths_->of(c.list_no, s_.codes.data() + i * M_, ratio, s_.sum);
     }
   }

@@ -124,7 +124,8 @@ void put_codes(const SearchParts& parts, const std::vector<Candidate>& results, 
     *list_no++ = c.list_no;
     lists.read_code(c.list_no, c.offset, M, codes);
     if (length)
-      *length++ = of.of(c.list_no, codes, bias_of(lists, parts.rate, c.list_no)[c.offset], r);
+      *length++ =
+          of.of(c.list_no, codes, bias_at(bias_of(lists, parts.rate, c.list_no), c.offset), r);
     codes += M;
   }
 }

@@ -32,21 +32,21 @@ class IdFilter {
 // What accept() of a filter does, from one question per id.
 template <class Accepts>
 void accept_each(const ListIds& ids, std::uint64_t* words, Accepts accepts) {
-  ids.visit([&](auto id_at) {
-    for (idx_t begin = 0; begin < ids.size(); begin += kScanBlock, ++words) {
-      std::uint8_t accepted[kScanBlock] = {};  // bytes first: they do not wait for one another
-      const idx_t n = std::min<idx_t>(kScanBlock, ids.size() - begin);
-      for (idx_t i = 0; i < n; ++i) accepted[i] = accepts(id_at(begin + i)) ? 1 : 0;
-      std::uint64_t word = 0;
-      for (int i = 0; i < kScanBlock; i += 8) {
-        std::uint64_t eight;
-        std::memcpy(&eight, accepted + i, 8);
-        // The product has the lowest bit of byte j at bit 56 + j, and carries nothing.
-        word |= (eight * 0x0102040810204080u >> 56) << i;
-      }
-      *words = word;
+  idx_t some[kScanBlock];
+  for (idx_t begin = 0; begin < ids.size(); begin += kScanBlock, ++words) {
+    std::uint8_t accepted[kScanBlock] = {};  // bytes first: they do not wait for one another
+    const idx_t n = std::min<idx_t>(kScanBlock, ids.size() - begin);
+    ids.read(begin, n, some);
+    for (idx_t i = 0; i < n; ++i) accepted[i] = accepts(some[i]) ? 1 : 0;
+    std::uint64_t word = 0;
+    for (int i = 0; i < kScanBlock; i += 8) {
+      std::uint64_t eight;
+      std::memcpy(&eight, accepted + i, 8);
+      // The product has the lowest bit of byte j at bit 56 + j, and carries nothing.
+      word |= (eight * 0x0102040810204080u >> 56) << i;
     }
-  });
+    *words = word;
+  }
 }
 
 // begin <= id < end.

@@ -62,7 +62,7 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
   const LutScan scan_block = lut_scan_kernel();
   const LutScanU8 scan_u8 = lut_scan_u8_kernel();
   const int M = n_codes(lists, probes.rate);
-  const idx_t block_bytes = idx_t{lists.code_size()} * kScanBlock;
+  const idx_t block_bytes = lists.block_bytes();
   const bool has_bounds = lists.nbits() == 8 && lut_u8.quantize(M, lut);
   const ScanLimits& limits = probes.limits;
   idx_t left = limits.max_codes > 0 ? limits.max_codes : std::numeric_limits<idx_t>::max();
@@ -74,7 +74,7 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
     const idx_t list_no = probes.list_no[p];
     if (list_no == -1) continue;
     const InvertedLists::List& list = lists.list(list_no);
-    const float* beside = bias_of(lists, probes.rate, list_no);
+    const BiasRows beside = bias_of(lists, probes.rate, list_no);
     const float coarse_score = probes.coarse_score[p];
     const std::uint64_t* words = probes.selection.words(list_no, list.ids);
     idx_t size = end_of_scan(words, list.size(), left);
@@ -85,7 +85,6 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
     };
     // Scores those codes of a block that are in `bits`; the block starts at offset `begin`.
     auto enter = [&](const std::uint8_t* block, idx_t begin, std::uint64_t bits) {
-      const float* bias = beside + begin;
       float score[kScanBlock];
       const bool dense = !has_bounds || std::popcount(bits) >= kDense;
       if (dense) {
@@ -94,14 +93,15 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
         const float threshold = found.threshold();
         int n_below = 0;  // counted without a branch: most blocks have none
         for (idx_t i = 0; i < n; ++i) {
-          score[i] = scored(score[i], bias[i]);
+          score[i] = scored(score[i], bias_at(beside, begin + i));
           n_below += score[i] <= threshold;
         }
         if (n_below == 0) return;
       }
       for (; bits; bits &= bits - 1) {
         const int i = std::countr_zero(bits);
-        const float s = dense ? score[i] : scored(sum_of(block + i, M, lut), bias[i]);
+        const float s =
+            dense ? score[i] : scored(sum_of(block + i, M, lut), bias_at(beside, begin + i));
         if (!(s <= found.threshold())) continue;
         const idx_t id = list.ids[begin + i];
         if (words || probes.selection.accepts(id)) found.push({s, id, list_no, begin + i});
@@ -116,7 +116,7 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
 
     idx_t n = 0;
     for (idx_t begin = 0; begin < size; begin += n) {
-      const std::uint8_t* block = list.codes.data() + begin / kScanBlock * block_bytes;
+      const std::uint8_t* block = list.blocks.data() + begin / kScanBlock * block_bytes;
       n = std::min(size - begin, run * kScanBlock);
       if (words) {  // blocks with nothing to scan, or little, stay out of the run
         if (const std::uint64_t bits = wanted(begin); is_sparse(bits)) {
@@ -135,7 +135,9 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
                            : lut_u8.constant(coarse_score, threshold);
       const bool bounded = std::isfinite(constant);
       if (bounded) {
-        scan_u8(block, block_bytes, n, M, lut_u8.values(), beside + begin, lut_u8.scale(),
+        BiasRows bias = beside;
+        bias.rows += begin / kScanBlock * bias.block_bytes;
+        scan_u8(block, block_bytes, n, M, lut_u8.values(), bias, lut_u8.scale(),
                 kRatios ? -threshold : 1.0f, constant, kRatios ? 0.0f : threshold, survivors);
         run = std::min(2 * run, kLongestRun);
       }

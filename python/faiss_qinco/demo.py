@@ -26,7 +26,7 @@ CODEC = DATA / "codec.safetensors"
 TRAINED_BEFORE = "before, on the same: the shipped codec, 90 seconds of --train."
 NLIST, M, NBITS, NPROBE = 32, 8, 8, 8
 EXAMPLE = "faiss-qinco demo"
-NORM_BYTES = 4  # beside the code: RQ's norm and QINCo's bias, both float32
+NORM_BYTES, BIAS_BYTES = 4, 2  # beside the code: of RQ and of QINCo
 # Operating points: what the table says of nshort, and what is set.
 PLAIN: list[tuple[str, dict[str, Any]]] = [("-", {})]
 SHORTLISTS: list[tuple[str, dict[str, Any]]] = [
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     for name, index, stored, settings in (
         (f"IVF{nlist},PQ{M}x{NBITS}", pq, code_bytes, PLAIN),
         (f"IVF{nlist},RQ{M}x{NBITS}", rq, code_bytes + NORM_BYTES, PLAIN),
-        (f"IVF{nlist},QINCo{M}x{NBITS}", qinco, code_bytes + NORM_BYTES, SHORTLISTS),
+        (f"IVF{nlist},QINCo{M}x{NBITS}", qinco, code_bytes + BIAS_BYTES, SHORTLISTS),
     ):
         _say(f"{name}: training, adding {len(base)} vectors, searching {len(query)}")
         index.quantizer.add(centroids)  # k-means is then left out of `train`

@@ -61,7 +61,16 @@ struct Index {
     }
     const std::vector<idx_t> all{0, 1, 2, 3, 4};
     decode(*weights, nlist, all.data(), codes.data(), 3, ivf ? 0 : 1, centroids.data(), {1});
+    if (corrects_length) round_lengths();
     engine = filled(parts());
+  }
+
+  // To such as the ratios that are stored give back.
+  void round_lengths() {
+    std::vector<float> norms(n);
+    tables->norms(nlist, centroids.data(), n, list_no.data(), codes.data(), norms.data(), {1});
+    for (idx_t i = 0; i < n; ++i)
+      lengths[i] = norms[i] / (1 + to_float(to_bf16(length_ratio(norms[i], lengths[i]) - 1)));
   }
 
   Engine::Parts parts() const {

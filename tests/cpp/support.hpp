@@ -8,8 +8,15 @@
 #include <vector>
 
 #include "core/qinco_weights.hpp"
+#include "kernels/gemm_bf16/bf16.hpp"
 
 namespace fq::test {
+
+// As biases are stored.
+inline std::vector<float> rounded(std::vector<float> v) {
+  for (float& x : v) x = to_float(to_bf16(x));
+  return v;
+}
 
 struct Rng {
   std::mt19937 engine{42};

@@ -2,8 +2,6 @@
 // two-register permutes of 16 bits; the lowest bit of the code then chooses the byte.
 #include "kernels/lut_scan_u8/avx512.hpp"
 
-#include "kernels/lut_scan_u8/contract.hpp"
-
 namespace fq {
 namespace {
 
@@ -19,7 +17,7 @@ inline __m512i lookup(const __m512i* t, __m512i code) {
 
 template <int B>
 void scan(const std::uint8_t*& blocks, std::int64_t block_bytes, std::int64_t& n, int M,
-          const std::uint8_t* lut, const float*& bias, float scale, float slope, float constant,
+          const std::uint8_t* lut, BiasRows& bias, float scale, float slope, float constant,
           float threshold, std::uint64_t*& survivors) {
   __m512i even[B], odd[B];
   for (int b = 0; b < B; ++b) even[b] = odd[b] = _mm512_setzero_si512();
@@ -30,26 +28,30 @@ void scan(const std::uint8_t*& blocks, std::int64_t block_bytes, std::int64_t& n
 #pragma GCC unroll 8
     for (int b = 0; b < B; ++b) {
       const std::uint8_t* row = blocks + b * block_bytes + 64 * m;
-      prefetch(row, kCodesAhead * block_bytes);
+      prefetch(row, kAhead * block_bytes);
       const __m512i code = _mm512_loadu_si512(row);
       even[b] = _mm512_add_epi16(even[b], lookup(t, code));
       odd[b] = _mm512_add_epi16(odd[b], lookup(t, _mm512_srli_epi16(code, 8)));
     }
   }
 #pragma GCC unroll 8
-  for (int b = 0; b < B; ++b)
-    survivors[b] =
-        survivors_of(even[b], odd[b], n - 64 * b, bias + 64 * b, scale, slope, constant, threshold);
+  for (int b = 0; b < B; ++b) {
+    const std::uint8_t* row = bias.rows + b * bias.block_bytes;
+    prefetch(row, kAhead * bias.block_bytes);
+    prefetch(row + 64, kAhead * bias.block_bytes);
+    survivors[b] = survivors_of(even[b], odd[b], n - 64 * b, row, bias.offset, scale, slope,
+                                constant, threshold);
+  }
   blocks += B * block_bytes;
   n -= 64 * B;
-  bias += 64 * B;
+  bias.rows += B * bias.block_bytes;
   survivors += B;
 }
 
 }  // namespace
 
 void lut_scan_u8_avx512(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
-                        const std::uint8_t* lut, const float* bias, float scale, float slope,
+                        const std::uint8_t* lut, BiasRows bias, float scale, float slope,
                         float constant, float threshold, std::uint64_t* survivors) {
   while (n > 64)
     scan<2>(blocks, block_bytes, n, M, lut, bias, scale, slope, constant, threshold, survivors);

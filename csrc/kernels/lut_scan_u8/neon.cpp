@@ -14,18 +14,25 @@ inline uint8x16_t lookup(const uint8x16x4_t* t, uint8x16_t code) {
   return vqtbx4q_u8(value, t[3], vsubq_u8(code, vdupq_n_u8(192)));
 }
 
-// Four bits from the sums of four codes.
-inline std::uint64_t survivors4(uint16x4_t sum, const float* bias, float scale, float slope,
-                                float constant, float threshold) {
-  const float32x4_t product = vmulq_n_f32(vcvtq_f32_u32(vmovl_u16(sum)), scale);
-  const float32x4_t bound =
-      vaddq_f32(product, vaddq_f32(vmulq_n_f32(vld1q_f32(bias), slope), vdupq_n_f32(constant)));
-  const uint32x4_t weight = {1, 2, 4, 8};
-  return vaddvq_u32(vandq_u32(vcleq_f32(bound, vdupq_n_f32(threshold)), weight));
+// Eight bits from the sums of eight codes and what their row of the biases says.
+inline std::uint64_t survivors8(uint16x8_t sum, const std::uint8_t* row, float offset, float scale,
+                                float slope, float constant, float threshold) {
+  const uint16x8_t eight = vreinterpretq_u16_u8(vld1q_u8(row));
+  auto four = [&](uint16x4_t s, uint16x4_t half) {
+    const float32x4_t b =
+        vaddq_f32(vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(half), 16)), vdupq_n_f32(offset));
+    const float32x4_t product = vmulq_n_f32(vcvtq_f32_u32(vmovl_u16(s)), scale);
+    const float32x4_t bound =
+        vaddq_f32(product, vaddq_f32(vmulq_n_f32(b, slope), vdupq_n_f32(constant)));
+    const uint32x4_t weight = {1, 2, 4, 8};
+    return std::uint64_t{vaddvq_u32(vandq_u32(vcleq_f32(bound, vdupq_n_f32(threshold)), weight))};
+  };
+  return four(vget_low_u16(sum), vget_low_u16(eight)) |
+         four(vget_high_u16(sum), vget_high_u16(eight)) << 4;
 }
 
-// One block; bias holds 64 numbers.
-std::uint64_t scan(const std::uint8_t* block, int M, const std::uint8_t* lut, const float* bias,
+// One block.
+std::uint64_t scan(const std::uint8_t* block, int M, const std::uint8_t* lut, const BiasRows& bias,
                    float scale, float slope, float constant, float threshold) {
   uint16x8_t sum[8];
   for (int g = 0; g < 8; ++g) sum[g] = vdupq_n_u16(0);
@@ -39,26 +46,21 @@ std::uint64_t scan(const std::uint8_t* block, int M, const std::uint8_t* lut, co
     }
   }
   std::uint64_t bits = 0;
-  for (int g = 0; g < 8; ++g, bias += 8) {
-    bits |= survivors4(vget_low_u16(sum[g]), bias, scale, slope, constant, threshold) << (8 * g);
-    bits |= survivors4(vget_high_u16(sum[g]), bias + 4, scale, slope, constant, threshold)
-            << (8 * g + 4);
-  }
+  for (int g = 0; g < 8; ++g)
+    bits |= survivors8(sum[g], bias.rows + 16 * g, bias.offset, scale, slope, constant, threshold)
+            << (8 * g);
   return bits;
 }
 
 }  // namespace
 
 void lut_scan_u8_neon(const std::uint8_t* blocks, std::int64_t block_bytes, std::int64_t n, int M,
-                      const std::uint8_t* lut, const float* bias, float scale, float slope,
+                      const std::uint8_t* lut, BiasRows bias, float scale, float slope,
                       float constant, float threshold, std::uint64_t* survivors) {
-  for (; n >= 64; n -= 64, blocks += block_bytes, bias += 64)
-    *survivors++ = scan(blocks, M, lut, bias, scale, slope, constant, threshold);
-  if (n <= 0) return;
-  float padded[64] = {};
-  for (int i = 0; i < n; ++i) padded[i] = bias[i];
-  *survivors = scan(blocks, M, lut, padded, scale, slope, constant, threshold) &
-               ((std::uint64_t{1} << n) - 1);
+  for (; n > 0; n -= 64, blocks += block_bytes, bias.rows += bias.block_bytes) {
+    const std::uint64_t exist = n < 64 ? (std::uint64_t{1} << n) - 1 : ~std::uint64_t{0};
+    *survivors++ = scan(blocks, M, lut, bias, scale, slope, constant, threshold) & exist;
+  }
 }
 
 }  // namespace fq

@@ -122,7 +122,7 @@ TEST_CASE("rate: a search by the first codes is one of an engine of these codes"
         index.add_to(*cut, 0, Index::n);
         engine.set_rate(index.first_tables, 123, {2});
         CHECK(engine.rate_fitted(m) == 123);
-        const std::size_t bias = metric == Metric::L2 || corrected ? Index::n * sizeof(float) : 0;
+        const std::size_t bias = metric == Metric::L2 || corrected ? Index::n * kBiasBytes : 0;
         CHECK(engine.rates_nbytes() >= bias + index.first_tables->nbytes());
         check_same(engine, *cut, index.first_call(0));
 

@@ -40,6 +40,14 @@ void* operator new(std::size_t size, const std::nothrow_t&) noexcept {  // of st
     return nullptr;
   }
 }
+void* operator new[](std::size_t size, std::align_val_t alignment) {
+  void* p = allocate(0);
+  std::free(p);
+  const auto to = static_cast<std::size_t>(alignment);
+  if (void* aligned = std::aligned_alloc(to, (size + to - 1) / to * to)) return aligned;
+  throw std::bad_alloc();
+}
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
@@ -64,7 +72,7 @@ Contents contents(const Engine& engine) {
     for (idx_t o = 0; o < list.size(); ++o) {
       std::vector<std::uint8_t> code(static_cast<std::size_t>(engine.M()));
       lists.read_code(l, o, engine.M(), code.data());
-      c.entries.emplace_back(l, list.ids[o], code, list.bias[static_cast<std::size_t>(o)]);
+      c.entries.emplace_back(l, list.ids[o], code, bias_at(lists.bias(l), o));
     }
   }
   return c;
@@ -105,19 +113,23 @@ TEST_CASE("removal: what stays moves together, in its order") {
   for (idx_t size : {1, 63, 64, 65, 200})
     for (int kind = 0; kind < 6; ++kind) {
       std::vector<std::uint64_t> words(static_cast<std::size_t>((size + 63) / 64));
-      std::vector<int> items, expected;
+      BiasColumn items;
+      std::vector<float> expected;
+      items.reserve(size);
       for (idx_t i = 0; i < size; ++i) {
         const bool goes[] = {
             false, true, i == 0, i == size - 1, i >= 64 && i < 130, rng.integer(0, 2) == 0};
         if (goes[kind]) words[static_cast<std::size_t>(i / 64)] |= std::uint64_t{1} << (i % 64);
-        items.push_back(static_cast<int>(i));
-        if (!goes[kind]) expected.push_back(static_cast<int>(i));
+        items.push_back(static_cast<float>(i), 1);
+        if (!goes[kind]) expected.push_back(static_cast<float>(i));
       }
       const Removal removal(0, size, words);
       CHECK(removal.n_kept() == static_cast<idx_t>(expected.size()));
-      remove_from(items, removal);
-      CHECK(items == expected);
-      CHECK(items.capacity() <= 2 * items.size() + static_cast<std::size_t>(size) / 2 + 1);
+      items.remove(removal);
+      REQUIRE(items.size() == removal.n_kept());
+      for (idx_t i = 0; i < items.size(); ++i)
+        CHECK(bias_at(items.rows(1), i) == expected[static_cast<std::size_t>(i)]);
+      CHECK(items.allocated() <= 4 * items.size() + 3 * kBiasRow);
     }
 }
 
@@ -282,17 +294,84 @@ TEST_CASE("engine: takes all of another one, which is empty then") {
         Contents expected = before;
         for (auto [l, id, code, bias] : more.entries)
           expected.entries.emplace_back(l, id + add_id, code, bias);
-        std::stable_sort(
-            expected.entries.begin(), expected.entries.end(),
-            [](const Entry& a, const Entry& b) { return std::get<0>(a) < std::get<0>(b); });
+        std::sort(expected.entries.begin(), expected.entries.end());
         expected.ntotal += more.ntotal;
         one.merge_from(other, add_id, {});
-        CHECK(contents(one) == expected);
+        Contents got = contents(one);
+        std::sort(got.entries.begin(), got.entries.end());  // lists may sort by id
+        CHECK(got == expected);
         CHECK(contents(other) == Contents{{}, 0});
         CHECK(other.has_direct_map() == mapped);
         if (mapped) find_all(one, expected);
       }
     }
+}
+
+TEST_CASE("engine: with random ids lists are sorted by them, and all that goes with them follows") {
+  test::Rng rng;
+  for (bool mapped : {false, true}) {
+    test::Index index(Metric::L2);
+    Engine engine(index.parts());
+    if (mapped) engine.make_direct_map({});
+    std::vector<float> first(2 * 16 * test::Index::d);
+    for (float& x : first) x = rng.floats(1)[0];
+    engine.set_rate(std::make_shared<AdditiveTables>(2, 16, test::Index::d, first.data()), 1, {});
+    std::map<idx_t, std::vector<std::uint8_t>> expected;
+    for (int round = 0; round < 60; ++round) {
+      const idx_t n = round % 3 == 0 ? 1 : 80;
+      std::vector<idx_t> list_no, ids;
+      for (idx_t i = 0; i < n; ++i) {
+        list_no.push_back(rng.integer(-1, 4));
+        do ids.push_back(rng.integer(0, idx_t{1} << 40));
+        while (expected.contains(ids.back()));
+      }
+      const auto codes = rng.codes(3 * n, 16);
+      engine.add(n, list_no.data(), codes.data(), nullptr, ids.data(), {});
+      for (idx_t i = 0; i < n; ++i)
+        if (list_no[static_cast<std::size_t>(i)] != -1)
+          expected[ids[static_cast<std::size_t>(i)]].assign(
+              &codes[static_cast<std::size_t>(3 * i)], &codes[static_cast<std::size_t>(3 * i)] + 3);
+      if (round % 10 == 9) {
+        const Every every(3);
+        engine.remove(&every, {});
+        std::erase_if(expected, [&](const auto& e) { return every.accepts(e.first); });
+      }
+    }
+    const Contents c = contents(engine);
+    CHECK(c.entries.size() == expected.size());
+    for (const auto& [list, id, code, bias] : c.entries) CHECK(code == expected.at(id));
+    idx_t n_sorted = 0;
+    for (idx_t l = 0; l < engine.nlist(); ++l) n_sorted += engine.lists().list(l).ids.n_sorted();
+    CHECK(n_sorted > engine.lists().ntotal() / 2);
+    // As if all had come at once: the map, and the biases of the rate.
+    Engine fresh(index.parts());
+    fresh.make_direct_map({});
+    std::vector<idx_t> list_no, ids;
+    std::vector<std::uint8_t> codes;
+    for (const auto& [list, id, code, bias] : c.entries) {
+      list_no.push_back(list), ids.push_back(id);
+      codes.insert(codes.end(), code.begin(), code.end());
+    }
+    fresh.add(static_cast<idx_t>(ids.size()), list_no.data(), codes.data(), nullptr, ids.data(),
+              {});
+    fresh.set_rate(std::make_shared<AdditiveTables>(2, 16, test::Index::d, first.data()), 1, {});
+    test::Call call = index.call(7, 3, 0);
+    for (int n_codes : {0, 2}) {
+      call.n_codes = n_codes;
+      call.engine = &engine;
+      const test::Result result = run_search(call);
+      call.engine = &fresh;
+      CHECK(run_search(call) == result);
+    }
+    if (mapped) {
+      std::vector<float> one(test::Index::d), two(one);
+      for (const idx_t id : find_all(engine, c)) {
+        engine.reconstruct(id, one.data(), {});
+        fresh.reconstruct(id, two.data(), {});
+        CHECK(one == two);
+      }
+    }
+  }
 }
 
 TEST_CASE("engine: what cannot be merged leaves both as they were") {

@@ -19,7 +19,8 @@ struct Lists {
   InvertedLists lists;
   idx_t n = 0;
 
-  Lists(test::Rng& rng, int M, const std::vector<float>& bias) : lists(6, M, 8) {
+  Lists(test::Rng& rng, int M, const std::vector<float>& bias, Beside beside = Beside::Bias)
+      : lists(6, M, 8, beside) {
     n = static_cast<idx_t>(bias.size());
     std::vector<idx_t> list_no, ids;
     for (idx_t i = 0; i < n; ++i) {
@@ -69,10 +70,9 @@ void check_scan(const Lists& data, const std::vector<float>& lut, const std::vec
         lists.read_code(probed[p], o, lists.M(), code.data());
         float sum = 0;
         for (int m = 0; m < lists.M(); ++m) sum += lut[m * K + code[m]];
-        const InvertedLists::List& list = lists.list(probed[p]);
-        const float beside = list.bias[o];
+        const float beside = bias_at(lists.bias(probed[p]), o);
         expected.push({ratios ? (coarse[p] + sum) / beside : (coarse[p] + sum) + beside,
-                       list.ids[o], probed[p], o});
+                       lists.list(probed[p]).ids[o], probed[p], o});
       }
     for (double visits : {1.0, 1e9}) {
       LutU8 scratch;
@@ -110,7 +110,7 @@ TEST_CASE("shortlist: what float scores of every code give, ties and selections 
       for (float& r : any) r = std::exp2(static_cast<float>(rng.integer(-4, 19)));
       for (const auto& ratio : {near, any})
         for (float size_of_lut : {30.0f, 1e-3f}) {
-          const Lists data(rng, M, ratio);
+          const Lists data(rng, M, ratio, Beside::Ratio);
           const auto lut_of_ratios = rng.floats(size, size_of_lut);
           for (const SomeIds* filter : std::initializer_list<const SomeIds*>{nullptr, &few})
             check_scan(data, lut_of_ratios, coarse, filter, {}, true);

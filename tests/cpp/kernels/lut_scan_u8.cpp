@@ -1,9 +1,11 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "dispatch/dispatch.hpp"
+#include "kernels/gemm_bf16/bf16.hpp"
 #include "support.hpp"
 
 using namespace fq;
@@ -22,7 +24,20 @@ TEST_CASE("lut_scan_u8: the formula, and every level bit-exact with scalar") {
       if (n > 0) blocks.resize(static_cast<std::size_t>((n_blocks - 1) * rows + M) * 64);
       blocks.shrink_to_fit();
       auto lut = rng.codes(idx_t{M} * 256, 256);
-      const auto bias = rng.floats(n, 50);
+      // Rows among others, or one after the other.
+      const std::int64_t bias_bytes = n % 2 ? 128 : 192;
+      std::vector<std::uint8_t> bias_rows(static_cast<std::size_t>(n_blocks * bias_bytes));
+      const auto floats = rng.floats(n_blocks * 64, 50);
+      const float offset = M % 3 ? 0.0f : 1.0f;
+      std::vector<float> bias;
+      for (std::int64_t i = 0; i < n_blocks * 64; ++i) {
+        const bf16 half = to_bf16(floats[static_cast<std::size_t>(i)]);
+        std::memcpy(&bias_rows[static_cast<std::size_t>(i / 64 * bias_bytes + i % 64 * 2)], &half,
+                    2);
+        bias.push_back(to_float(half) + offset);
+      }
+      if (n > 0) bias_rows.resize(static_cast<std::size_t>((n_blocks - 1) * bias_bytes + 128));
+      bias_rows.shrink_to_fit();
       if (M == 256) std::fill(lut.begin(), lut.end(), std::uint8_t{255});  // the largest sums
       const float scale = 0.7f, slope = M % 2 ? 1.0f : -1.9f, constant = -3.1f;
       std::vector<float> bound;
@@ -44,8 +59,9 @@ TEST_CASE("lut_scan_u8: the formula, and every level bit-exact with scalar") {
         for (SimdLevel level : available_levels()) {
           CAPTURE(level_name(level));
           std::fill(got.begin(), got.end(), 42);
-          lut_scan_u8_kernel(level)(blocks.data(), 64 * rows, n, M, lut.data(), bias.data(), scale,
-                                    slope, constant, threshold, got.data());
+          lut_scan_u8_kernel(level)(blocks.data(), 64 * rows, n, M, lut.data(),
+                                    {bias_rows.data(), bias_bytes, offset}, scale, slope, constant,
+                                    threshold, got.data());
           CHECK(got == expected);
         }
       }
