@@ -5,7 +5,13 @@ from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig
 from .factory import index_factory
 from .index import IndexIVFQINCo, IndexQINCo
-from .index_file import deserialize_index, read_index, serialize_index, write_index
+from .index_file import (
+    deserialize_index,
+    read_index,
+    serialize_index,
+    verify_index,
+    write_index,
+)
 from .params import SearchParametersIVFQINCo
 from .pre_transform import IndexPreTransform
 from .threads import get_num_threads, set_num_threads
@@ -32,5 +38,6 @@ __all__ = [
     "set_num_threads",
     "simd_level",
     "simd_levels",
+    "verify_index",
     "write_index",
 ]

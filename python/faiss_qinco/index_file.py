@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ from .storage.container import (
     finite,
     in_memory,
     open_bytes,
+    open_mapped,
     open_tensors,
     take_number,
     to_bytes,
@@ -43,6 +44,8 @@ from .storage.container import (
 from .training.config import TrainingConfig
 from .transform_file import transform_from_state, transform_state
 
+_MMAP_IFC = getattr(faiss, "IO_FLAG_MMAP_IFC", 0x200)  # newer than faiss 1.9
+_MAPPED = faiss.IO_FLAG_MMAP | _MMAP_IFC
 _INT32 = (-(1 << 31), (1 << 31) - 1)
 _SIZE = (1 << 64) - 1  # the largest of FAISS's size_t attributes
 _FLOAT_MAX = float(np.finfo(np.float64).max)
@@ -61,7 +64,8 @@ def write_index(index: Index, path: Path) -> None:
 
     The coarse quantizer, nprobe, nshort, M_search, ids and direct map are kept; the settings of a
     training still to be done are not. Takes a few MB of memory, and twice that of a coarse
-    quantizer. Other threads may search meanwhile; what they add waits, and is not in the file.
+    quantizer that is not flat. Other threads may search meanwhile; what they add waits, and is not
+    in the file. What is in it, `storage/README.md` says.
 
     Raises OSError where the file cannot be written (MissingFileError, also a RuntimeError, where
     its folder is missing), ValueError where the path is no regular file's, TypeError for an index
@@ -74,14 +78,37 @@ def write_index(index: Index, path: Path) -> None:
 def read_index(path: Path, io_flags: int = 0) -> Any:
     """Read an index written by `write_index`, of this or an earlier version. torch is not imported.
 
-    Takes a few MB of memory beside the index. io_flags must be 0. Raises RuntimeError
-    (FileFormatError or MissingFileError) for a file that is missing, truncated, damaged, of another
-    kind or of a newer version, or whose content is no index; ValueError for other io_flags.
+    io_flags : `faiss.IO_FLAG_MMAP` or `faiss.IO_FLAG_MMAP_IFC`: lists are left in the file and read
+        when they are searched; opening takes milliseconds whatever the file's size (a direct map
+        takes a look at all ids), and processes share what is in memory. The index can be used like
+        any other: a list that is added to or removed from is copied first, and the file stays as
+        it is. It must not be changed by others meanwhile, but may be replaced or deleted.
+        Checksums of the lists are not compared, `verify_index` does that; damaged ones give wrong
+        results. `faiss.IO_FLAG_READ_ONLY` changes nothing. A file of before format 1 is read as
+        without flags.
+
+    Takes a few MB of memory beside the index. Raises RuntimeError (FileFormatError or
+    MissingFileError) for a file that is missing, truncated, damaged, of another kind or of a newer
+    version, or whose content is no index; ValueError for other io_flags.
     """
-    if io_flags:
-        raise ValueError(f"io_flags: only 0 is supported, got {io_flags}")
-    with open_tensors(path, "index") as reader:
-        return index_from_state(reader)
+    if io_flags & ~(_MAPPED | faiss.IO_FLAG_READ_ONLY):
+        raise ValueError(
+            "io_flags: expected IO_FLAG_MMAP, IO_FLAG_MMAP_IFC, IO_FLAG_READ_ONLY or 0, got "
+            f"{io_flags:#x}"
+        )
+    mapped = io_flags & _MMAP_IFC or io_flags & faiss.IO_FLAG_MMAP == faiss.IO_FLAG_MMAP
+    if io_flags & _MAPPED and not mapped:
+        raise ValueError(f"io_flags: {io_flags:#x} is a part of IO_FLAG_MMAP")
+    with (open_mapped if mapped else open_tensors)(path, "index") as reader:
+        return index_from_state(reader, mapped=bool(mapped))
+
+
+def verify_index(path: Path, progress: bool = False) -> None:
+    """Read all of an index file, compare its checksums and look whether it holds what an index
+    does, in a few MB of memory. Raises as `read_index`."""
+    with open_mapped(path, "index") as reader:
+        reader.verify(progress)
+        index_from_state(reader, mapped=True, checked=True)
 
 
 def serialize_index(index: Index) -> np.ndarray:
@@ -131,6 +158,7 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
             "is_trained": index.is_trained,
             "config": config if isinstance(config, str) else config.to_dict(),
             "ntotal": index.ntotal,
+            "next_id": 0 if engine is None else engine.next_id,
         }
         tensors: dict[str, np.ndarray | Stream] = {}
         if isinstance(index, IndexIVFQINCo):
@@ -138,9 +166,12 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
             header["cp"] = {
                 name: kind(getattr(index.cp, name)) for name, kind in _CLUSTERING.items()
             }
-            tensors["quantizer"] = faiss.serialize_index(index.quantizer)
+            if (vectors := _flat_vectors(index)) is not None:
+                header["quantizer"] = {"metric": index.quantizer.metric_type}
+                tensors["centroids"] = vectors
+            else:
+                tensors["quantizer"] = faiss.serialize_index(index.quantizer)
             header["direct_map"] = engine is not None and engine.core.has_direct_map
-            header["next_id"] = 0 if engine is None else engine.next_id
         if engine is not None:
             header["codec"], codec = engine.codec.state()
             header["exits"] = [_exit_state(checkpoint) for checkpoint in engine.checkpoints]
@@ -151,15 +182,19 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
         yield header, tensors
 
 
-def index_from_state(reader: Reader) -> Any:
+def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None = None) -> Any:
     """Inverse of `index_state`. To be called inside `open_tensors` and its like, which turn errors
-    into FileFormatError: raises that, and ValueError or TypeError where the parts do not fit."""
+    into FileFormatError: raises that, and ValueError or TypeError where the parts do not fit.
+
+    mapped: the lists are views of the reader's arrays. checked: whether to read all of them for
+    that; None: unless they are mapped."""
+    checked = not mapped if checked is None else checked
     header = reader.header
     kind = header.get("type")
     if not isinstance(kind, str) or kind not in _TYPES:
         raise FileFormatError(f"unknown index type {kind!r:.80}")
     if kind == "IndexPreTransform":
-        return _pre_transform(reader)
+        return _pre_transform(reader, mapped, checked)
     d, M = take_number(header, "d", int, 1, 1 << 20), take_number(header, "M", int, 1, 64)
     nlist = take_number(header, "nlist", int, 1, 1 if kind == "IndexQINCo" else 1 << 40)
     nbits = take_number(header, "nbits", int, 4, 8)
@@ -172,7 +207,7 @@ def index_from_state(reader: Reader) -> Any:
     if kind == "IndexQINCo":
         index = IndexQINCo(d, M, nbits, metric, config)
     else:
-        quantizer = quantizer_of(reader.take("quantizer", np.uint8, (None,)))
+        quantizer = _quantizer(reader, d)
         if trained and (quantizer.ntotal != nlist or not quantizer.is_trained):
             raise FileFormatError(f"quantizer: expected {nlist} centroids, got {quantizer.ntotal}")
         index = IndexIVFQINCo(quantizer, d, nlist, M, nbits, metric, config)
@@ -198,11 +233,29 @@ def index_from_state(reader: Reader) -> Any:
     if "additive_weight" in header:
         index.additive_weight = take_number(header, "additive_weight", float, 0, MOST_WEIGHT)
     if trained:
-        index._engine = _engine(reader, index)
+        index._engine = _engine(reader, index, mapped, checked)
     return index
 
 
-def _engine(reader: Reader, index: Any) -> Engine:
+def _flat_vectors(index: IndexIVFQINCo) -> np.ndarray | None:
+    """What a flat quantizer holds, (n, d) float32, where that makes the same one again."""
+    if not index._coarse.is_flat():
+        return None
+    vectors = np.asarray(index.quantizer.reconstruct_n(0, index.quantizer.ntotal))
+    engine = index._engine
+    return vectors if engine is None or np.array_equal(vectors, engine.centroids) else None
+
+
+def _quantizer(reader: Reader, d: int) -> faiss.Index:
+    if "quantizer" not in reader.header:
+        return quantizer_of(reader.take("quantizer", np.uint8, (None,)))
+    metric = take_number(_take(reader.header, "quantizer", dict), "metric", int, 0, 1)
+    flat = faiss.IndexFlatIP(d) if metric == faiss.METRIC_INNER_PRODUCT else faiss.IndexFlatL2(d)
+    flat.add(finite("centroids", reader.take("centroids", np.float32, (None, d))))
+    return flat
+
+
+def _engine(reader: Reader, index: Any, mapped: bool, checked: bool) -> Engine:
     header, d, M, K = reader.header, index.d, index.M, 1 << index.nbits
     # These first: their size in the file justifies what is allocated for nlist.
     sizes = reader.take("sizes", np.int64, (index.nlist,))
@@ -219,6 +272,10 @@ def _engine(reader: Reader, index: Any) -> Engine:
         index.additive_weight,
     )  # fmt: skip
 
+    if "codes" not in reader.tensors:
+        _restore(reader, engine, sizes, mapped, checked)
+        return engine
+    # A file of before format 1: codes row by row, wide ids, biases of 4 bytes.
     known: dict[str, int] = {}
     ids = reader.rows("ids", np.int64, ("n",), known)
     codes = reader.rows("codes", np.uint8, ("n", index.code_size), known)
@@ -241,6 +298,37 @@ def _engine(reader: Reader, index: Any) -> Engine:
     return engine
 
 
+def _restore(
+    reader: Reader, engine: Engine, sizes: np.ndarray, mapped: bool, checked: bool
+) -> None:
+    """What is stored, as `_entries` gave it."""
+    header, n = reader.header, len(sizes)
+    least = reader.take("ids.least", np.int64, (n,))
+    made = reader.take("ids.made", np.uint32, (n, 3))
+    bits = reader.take("ids.bits", np.uint8, (n, 2))
+    ntotal = take_number(header, "ntotal", int, 0, (1 << 62) - 1)
+    engine.next_id = take_number(header, "next_id", int, 0, 1 << 63)
+
+    def section(name: str) -> Any:
+        if mapped:
+            return reader.view(name, np.uint8, (None,))
+        rows, left = reader.rows(name, np.uint8, (None,)), reader.tensors[name].nbytes
+
+        def piece() -> np.ndarray:
+            nonlocal left
+            n = min(CHUNK, left)
+            left -= n
+            return rows.read(n)
+
+        return piece
+
+    engine.core.restore(
+        sizes, least, made, bits, section("blocks"), section("ids"), ntotal, checked
+    )
+    if "direct_map" in header and _take(header, "direct_map", bool):
+        engine.core.make_direct_map()
+
+
 def _pre_transform_state(
     index: IndexPreTransform, inner: dict[str, Any], parts: Tensors
 ) -> tuple[dict[str, Any], Tensors]:
@@ -254,11 +342,11 @@ def _pre_transform_state(
     return {"type": kind, "d": index.d, "index": inner, "transforms": headers}, tensors
 
 
-def _pre_transform(reader: Reader) -> IndexPreTransform:
+def _pre_transform(reader: Reader, mapped: bool, checked: bool) -> IndexPreTransform:
     inner = _take(reader.header, "index", dict)
     if inner.get("type") == "IndexPreTransform":
         raise FileFormatError("index: a chain of transforms in another one")
-    index = index_from_state(reader.nested(inner, "index."))
+    index = index_from_state(reader.nested(inner, "index."), mapped, checked)
     transforms = [
         transform_from_state(header, reader.all(f"transforms.{i}."))
         for i, header in enumerate(_take(reader.header, "transforms", list))
@@ -267,24 +355,24 @@ def _pre_transform(reader: Reader) -> IndexPreTransform:
 
 
 def _entries(engine: Engine) -> dict[str, np.ndarray | Stream]:
-    """The tensors of what is stored, list after list."""
+    """The tensors of what is stored, list after list, as it lies in memory."""
     core = engine.core
-    n = core.n_stored
+    sizes, least, made, bits = core.heads()
 
-    def stream(
-        dtype: str, row: tuple[int, ...], export: Callable[[int, int], np.ndarray]
-    ) -> Stream:
-        width = math.prod(row) * np.dtype(dtype).itemsize
-        step = max(1, CHUNK // width)
-        chunks = (export(first, min(step, n - first)) for first in range(0, n, step))
-        return Stream(np.dtype(dtype), (n, *row), chunks)
+    def section(ids: bool) -> Iterator[np.ndarray]:
+        list_no = part = 0
+        while list_no < len(sizes):
+            piece, list_no, part = core.export_section(ids, list_no, part)
+            yield piece
+
+    def stream(ids: bool) -> Stream:
+        shape = (core.section_nbytes(ids),)
+        return Stream(np.dtype(np.uint8), shape, section(ids), aligned=not ids)
 
     return {
-        "sizes": core.sizes(),
-        "codes": stream("u1", (core.code_size,), core.export_codes),
-        "bias": stream("f4", (), core.export_bias),
-        "ids": stream("i8", (), core.export_ids),
-    }
+        "sizes": sizes, "ids.least": least, "ids.made": made, "ids.bits": bits,
+        "blocks": stream(ids=False), "ids": stream(ids=True),
+    }  # fmt: skip
 
 
 # -- parts -----------------------------------------------------------------------------------------

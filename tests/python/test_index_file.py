@@ -395,12 +395,6 @@ def test_write_refuses_other_objects(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_io_flags(filled, tmp_path):
-    fq.write_index(filled, tmp_path / "x")
-    with pytest.raises(ValueError, match="io_flags"):
-        fq.read_index(tmp_path / "x", faiss.IO_FLAG_MMAP)
-
-
 def test_a_full_disk_is_an_error_and_loses_nothing(filled, tmp_path, monkeypatch):
     path = tmp_path / "index.fqi"
     fq.write_index(filled, path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__, demo
 from ..errors import FactoryError
-from . import build, evaluation, info, inspect, search, train
+from . import build, evaluation, info, inspect, search, train, verify
 
 COMMANDS = {
     "demo": (demo, "compare with faiss's PQ and RQ on real vectors"),
@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": (evaluation, "recall and speed of an index, for several settings of its search"),
     "inspect": (inspect, "a page that shows what goes on inside a codec or an index"),
     "info": (info, "what a file holds, or what runs here"),
+    "verify": (verify, "whether an index or a codec is whole"),
 }
 
 

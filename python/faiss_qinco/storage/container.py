@@ -12,7 +12,8 @@ The layout is written here rather than by the safetensors library because that o
 metadata at random (files would not be byte-stable), and holds every tensor of a file in memory, and
 its bytes once more. Here a tensor can be a `Stream`, written while it is made, and a `Reader` reads
 one tensor, or some rows of one, when asked for it. Nothing is allocated before the file's own size
-says that there is so much to read.
+says that there is so much to read. A tensor that is to be mapped begins at a cache line, behind one
+named "padding".
 
 The checksums find damage; they do not authenticate. So a reader also validates what it takes out,
 with `Reader.take`, `finite` and `take_number`, inside `with open_tensors(path, kind) as reader`.
@@ -29,11 +30,13 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from ..progress import progress_bar
 
 Path = str | os.PathLike[str]
 Array = NDArray[Any]
@@ -170,6 +173,7 @@ class Stream:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     chunks: Iterable[Array]
+    aligned: bool = False  # to 64 bytes in the file; one tensor of it
 
     @property
     def nbytes(self) -> int:
@@ -225,10 +229,19 @@ class _Layout:
                 raise TypeError(f"tensors[{name!r}]: expected one of {list(_NAMES)}, got {dtype}")
             if name == "__metadata__":
                 raise ValueError("tensors: '__metadata__' is no name for a tensor")
-            chunks = tensor.chunks if isinstance(tensor, Stream) else [tensor]
-            streams[name] = Stream(dtype, tuple(tensor.shape), chunks)
+            if not isinstance(tensor, Stream):
+                tensor = Stream(dtype, tensor.shape, [tensor])
+            streams[name] = replace(tensor, dtype=dtype, shape=tuple(tensor.shape))
+
         # The widest items first, so that each tensor is aligned to its own items.
-        order = sorted(streams, key=lambda name: (-streams[name].dtype.itemsize, name))
+        def place(name: str) -> tuple[int, bool, str]:
+            return -streams[name].dtype.itemsize, not streams[name].aligned, name
+
+        if aligned := [name for name, stream in streams.items() if stream.aligned]:
+            before = sum(s.nbytes for name, s in streams.items() if place(name) < place(aligned[0]))
+            zeros = np.zeros(-before % _ALIGN, np.uint8)
+            streams["padding"] = Stream(zeros.dtype, zeros.shape, [zeros], True)
+        order = sorted(streams, key=lambda name: (place(name)[:2], name != "padding", name))
         self.streams = {name: streams[name] for name in order}
         self.checksums = dict.fromkeys(order, 0)
         self.directory: dict[str, Any] = {}
@@ -351,6 +364,24 @@ class Reader:
         self._check(name, np.dtype(dtype), shape, {} if sizes is None else sizes)
         return Rows(self, name)
 
+    def view(self, name: str, dtype: DTypeLike, shape: Sequence[int | str | None]) -> Array:
+        """As `take`, without looking at the checksum: of a mapped file nothing is read."""
+        self._check(name, np.dtype(dtype), shape, {})
+        info = self.tensors[name]
+        return self._fetch(name, 0, info.nbytes).view(info.dtype).reshape(info.shape)
+
+    def verify(self, progress: bool = False) -> None:
+        """Read all of the file and compare the checksums. Raises FileFormatError."""
+        total = sum(tensor.nbytes for tensor in self.tensors.values())
+        with progress_bar("verifying", total, "B", progress) as bar:
+            done = 0
+            for name, tensor in self.tensors.items():
+                rows, n = Rows(self, name), math.prod(tensor.shape[:1])
+                step = max(1, CHUNK * n // max(1, tensor.nbytes))
+                for first in range(0, max(n, 1), step):
+                    some = min(step, n - first) if tensor.shape else None
+                    bar.to(done := done + rows.read(some).nbytes)
+
     def all(self, prefix: str = "") -> dict[str, Array]:
         """All tensors whose name starts with the prefix, whatever they are, by the rest of it."""
         names = [name for name in self.tensors if name.startswith(prefix)]
@@ -441,6 +472,16 @@ def open_tensors(path: Path, kind: str | None = None) -> Iterator[Reader]:
                 return data
 
             yield _open(fetch, os.fstat(file.fileno()).st_size, kind)
+
+
+@contextmanager
+def open_mapped(path: Path, kind: str | None = None) -> Iterator[Reader]:
+    """As `open_tensors`, with arrays that are views of the file, read-only, which stay mapped while
+    there are any. The file must not be changed meanwhile; to be replaced does no harm."""
+    with reading(path):
+        check_regular(path)
+        data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        yield _open(lambda begin, end: data[begin:end], len(data), kind)
 
 
 @contextmanager

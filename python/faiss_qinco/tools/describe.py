@@ -12,7 +12,8 @@ from ..storage.vectors import describe_vectors
 
 # Of the tensors of an index, what they are parts of; all others belong to the codec.
 _PARTS = {
-    "sizes": "lists", "codes": "codes", "bias": "bias", "ids": "ids", "quantizer": "quantizer",
+    "sizes": "lists", "blocks": "codes", "codes": "codes", "bias": "bias", "ids": "ids",
+    "quantizer": "quantizer", "padding": "lists",
     "centroids": "centroids", "additive": "tables", "tail": "tables", "transforms": "transforms",
 }  # fmt: skip
 _HEADER = (
