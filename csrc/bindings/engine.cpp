@@ -219,6 +219,18 @@ idx_t remove_ids(Engine& self, const Ids& ids, int n_threads) {
   return n;
 }
 
+void update(Engine& self, const Ids& ids, const Ids& list_no, const Bytes& codes,
+            const std::optional<Floats>& lengths, int n_threads) {
+  check_array("ids", ids, {kAny});
+  const idx_t n = ids.shape(0);
+  check_array("list_no", list_no, {n});
+  check_array("codes", codes, {n, self.M()});
+  if (lengths) check_array("lengths", *lengths, {n});
+  without_gil(n_threads, [&](const Execution& run) {
+    self.update(n, ids.data(), list_no.data(), codes.data(), data_or_null(lengths), run);
+  });
+}
+
 Floats bias_of(const Engine& self, const Ids& list_no, const Bytes& codes,
                const std::optional<Floats>& lengths, int n_threads) {
   check_array("list_no", list_no, {kAny});
@@ -609,6 +621,11 @@ void bind_engine(py::module_& m) {
            "count as well, and ids after them move up; RuntimeError with a direct map.")
       .def("remove_ids", remove_ids, arg("ids"), arg("n_threads") = 1,
            "The same for what has one of ids (n) int64, which need not be there.")
+      .def("update", update, arg("ids"), arg("list_no"), arg("codes"), py::kw_only(),
+           arg("lengths") = none, arg("n_threads") = 1,
+           "Other codes, as `encode` gave them, none with list_no -1, for ids (n) int64 that are "
+           "stored, all or nothing. ValueError for an id that is given twice, RuntimeError without "
+           "a direct map or for an id that it has not.")
       .def(
           "merge_from",
           [](Engine& self, Engine& other, idx_t add_id) {

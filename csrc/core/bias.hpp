@@ -63,6 +63,9 @@ class BiasColumn {
     for (const idx_t from : order) made.push_back(bias_at(rows(0), from), 0);
     return made;
   }
+  void replace(idx_t i, float bias, float offset) noexcept {
+    put_bias(rows_.mutable_data() + i / kScanBlock * kBiasRow, i % kScanBlock, bias, offset);
+  }
   void shrink(idx_t n) noexcept {
     size_ = n;
     rows_.resize(bytes_for(n));

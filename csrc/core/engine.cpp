@@ -221,26 +221,9 @@ void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const
                  const idx_t* ids, const Execution& run) {
   std::vector<float> beside(static_cast<std::size_t>(n));
   bias(n, list_no, codes, lengths, beside.data(), run);
-
-  // Those of the rates too; one may be made meanwhile.
-  BiasOfRates of_rates;
-  const auto add_now = [&](std::shared_ptr<const AdditiveTables>& missing) {
-    const SharedLock::Writing writing(lock_, run.interrupted);
-    for (const auto& [_, rate] : rates_)
-      if (!rate.bias.empty() && !of_rates.contains(rate.tables)) {
-        missing = rate.tables;
-        return false;
-      }
+  with_rates(n, list_no, codes, lengths, run, [&](const BiasOfRates& of_rates) {
     store(n, list_no, codes, beside.data(), ids, of_rates);
-    return true;
-  };
-  std::shared_ptr<const AdditiveTables> tables;
-  while (!add_now(tables)) {
-    const std::vector<std::uint8_t> cut = first_codes(n, codes, M(), tables->M());
-    std::vector<float>& out = of_rates[tables];
-    out.resize(static_cast<std::size_t>(n));
-    bias_by(*tables, n, list_no, cut.data(), lengths, out.data(), run);
-  }
+  });
 }
 
 void Engine::store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,

@@ -115,6 +115,11 @@ class Engine {
   // The same for an index that numbers by itself: what follows moves up. Numbers count as well that
   // were given to vectors which could not be stored. StateError with a direct map.
   idx_t remove_numbers(const IdFilter* filter, const Execution& run);
+  // Other vectors for ids (n) that are stored, no two of them the same, all or nothing: what
+  // encode() gave, as in add(), and no list_no of -1. StateError without a direct map, or where it
+  // has not all of the ids.
+  void update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::uint8_t* codes,
+              const float* lengths, const Execution& run);
   // Takes all that `other`, an engine of the same parts (of which sizes and metric are checked),
   // stores, with ids larger by add_id, and its numbers; that one is as after reset. All or nothing.
   // CheckError where an id would leave what idx_t holds, or become negative.
@@ -136,6 +141,10 @@ class Engine {
                const std::uint8_t* codes, const float* lengths, float* out,
                const Execution& run) const;
   using BiasOfRates = std::map<std::shared_ptr<const AdditiveTables>, std::vector<float>>;
+  // Calls change(of_rates) alone, with the biases of codes (n, M) that the rates have there.
+  template <class Change>
+  void with_rates(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+                  const Execution& run, Change change);
   void store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
              const idx_t* ids, const BiasOfRates& of_rates);
   const float* bases() const { return own_bases_.empty() ? centroids_.data() : own_bases_.data(); }
@@ -172,5 +181,24 @@ class Engine {
   std::map<int, Rate> rates_;  // by n_codes
   int n_replaced_ = 0;         // times that what was stored has been forgotten
 };
+
+template <class Change>
+void Engine::with_rates(idx_t n, const idx_t* list_no, const std::uint8_t* codes,
+                        const float* lengths, const Execution& run, Change change) {
+  BiasOfRates of_rates;
+  for (;;) {
+    std::shared_ptr<const AdditiveTables> missing;  // of a rate that has been made meanwhile
+    {
+      const SharedLock::Writing writing(lock_, run.interrupted);
+      for (const auto& [_, rate] : rates_)
+        if (!rate.bias.empty() && !of_rates.contains(rate.tables)) missing = rate.tables;
+      if (!missing) return change(of_rates);
+    }
+    const std::vector<std::uint8_t> cut = first_codes(n, codes, M(), missing->M());
+    std::vector<float>& out = of_rates[missing];
+    out.resize(static_cast<std::size_t>(n));
+    bias_by(*missing, n, list_no, cut.data(), lengths, out.data(), run);
+  }
+}
 
 }  // namespace fq

@@ -124,6 +124,26 @@ void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes
   }
 }
 
+void InvertedLists::own(idx_t list_no) {
+  List& list = lists_[static_cast<std::size_t>(list_no)];
+  list.blocks.reserve(list.blocks.size());
+  list.ids.own();
+}
+
+void InvertedLists::clear_code(List& list, idx_t offset) const {
+  for (int b = 0; b < code_size_; ++b)
+    list.blocks.mutable_data()[code_begin(offset) + static_cast<std::size_t>(b * kScanBlock)] = 0;
+}
+
+void InvertedLists::replace_code(idx_t list_no, idx_t offset, const std::uint8_t* code,
+                                 float bias) noexcept {
+  List& list = lists_[static_cast<std::size_t>(list_no)];
+  clear_code(list, offset);
+  std::uint8_t* to = list.blocks.mutable_data() + code_begin(offset);
+  for (int m = 0; m < M_; ++m) write_step(to, kScanBlock, m, nbits_, code[m]);
+  put_bias(list, offset, bias);
+}
+
 void InvertedLists::read_code(idx_t list_no, idx_t offset, int n_codes, std::uint8_t* code) const {
   const List& list = lists_[static_cast<std::size_t>(list_no)];
   const std::uint8_t* packed = list.blocks.data() + code_begin(offset);
@@ -193,13 +213,11 @@ std::vector<Removal> InvertedLists::select(const IdFilter* filter, const Executi
 
 void InvertedLists::prepare_removal(const std::vector<Removal>& removals) {
   for (const Removal& removal : removals) {
-    List& list = lists_[static_cast<std::size_t>(removal.list_no())];
-    list.blocks.reserve(list.blocks.size());
-    ListIds& ids = list.ids;
+    ListIds& ids = lists_[static_cast<std::size_t>(removal.list_no())].ids;
     // Those that are their offsets are so no more, unless the last ones go.
     if (ids.are_offsets() && removal.first() < removal.n_kept())
       ids.reserve(ids.size(), ListIds::width_for(ids.size() - 1, -1));
-    ids.own();
+    own(removal.list_no());
   }
 }
 
@@ -225,8 +243,7 @@ void InvertedLists::remove(const Removal& removal) noexcept {
   });
   list.blocks.resize(bytes_for(n));
   for (idx_t o = n; o % kScanBlock != 0; ++o) {
-    for (int b = 0; b < code_size_; ++b)
-      list.blocks.mutable_data()[code_begin(o) + static_cast<std::size_t>(b * kScanBlock)] = 0;
+    clear_code(list, o);
     put_bias(list, o, offset_of(beside_));
   }
   list.blocks.release_unused();

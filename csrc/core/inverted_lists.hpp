@@ -52,6 +52,11 @@ class InvertedLists {
   void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
            const idx_t* ids, idx_t first_id, idx_t* offsets);
 
+  // So that changes of what is in a list, and fewer of it, cannot fail.
+  void own(idx_t list_no);
+  // Another code (M) and bias in the place of some of a list that is its own. Not checked.
+  void replace_code(idx_t list_no, idx_t offset, const std::uint8_t* code, float bias) noexcept;
+
   // The first n_codes steps of a stored code, a byte each. Not checked.
   void read_code(idx_t list_no, idx_t offset, int n_codes, std::uint8_t* code) const;
 
@@ -146,6 +151,7 @@ class InvertedLists {
   std::size_t code_begin(idx_t offset) const;
   std::size_t bias_row(idx_t offset) const;
   void put_bias(List& list, idx_t offset, float bias) const;
+  void clear_code(List& list, idx_t offset) const;
 
   int M_, nbits_, code_size_;
   Beside beside_;

@@ -13,13 +13,16 @@
 namespace fq {
 namespace {
 
-// What is to go at these positions.
-std::vector<Removal> removals_at(const InvertedLists& lists, std::vector<Position> at) {
+// What is to go at these positions; of lists that will have `grown` by then.
+std::vector<Removal> removals_at(const InvertedLists& lists, std::vector<Position> at,
+                                 const std::map<idx_t, idx_t>& grown = {}) {
   std::sort(at.begin(), at.end(),
             [](const Position& a, const Position& b) { return a.list_no < b.list_no; });
   std::vector<Removal> removals;
   for (auto begin = at.begin(); begin != at.end();) {
-    const idx_t l = begin->list_no, size = lists.list(l).size();
+    const idx_t l = begin->list_no;
+    const auto more = grown.find(l);
+    const idx_t size = lists.list(l).size() + (more == grown.end() ? 0 : more->second);
     std::vector<std::uint64_t> words(static_cast<std::size_t>((size + 63) / 64));
     for (; begin != at.end() && begin->list_no == l; ++begin)
       words[static_cast<std::size_t>(begin->offset / 64)] |= std::uint64_t{1}
@@ -139,6 +142,79 @@ idx_t Engine::remove_numbers(const IdFilter* filter, const Execution& run) {
     return numbers.n_accepted();
   };
   return remove_selected(select, remove, run);
+}
+
+void Engine::update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::uint8_t* codes,
+                    const float* lengths, const Execution& run) {
+  for (idx_t i = 0; i < n; ++i)
+    if (list_no[i] < 0 || list_no[i] >= nlist())
+      check(false, "list_no[", i, "]: expected 0 to ", nlist() - 1, ", got ", list_no[i]);
+  std::vector<idx_t> sorted(ids, ids + n);
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  check(twice == sorted.end(), "ids: one is given twice");
+  std::vector<float> beside(static_cast<std::size_t>(n));
+  bias(n, list_no, codes, lengths, beside.data(), run);
+  with_rates(n, list_no, codes, lengths, run, [&](const BiasOfRates& of_rates) {
+    check<StateError>(map_.has_value(), "direct map not initialized: call make_direct_map first");
+    std::vector<Position> at;
+    for (idx_t i = 0; i < n; ++i) {
+      const std::optional<Position> found = map_->find(ids[i]);
+      if (!found) check<StateError>(false, "no vector has the id ", ids[i]);
+      at.push_back(*found);
+    }
+    // Those that stay in their list are replaced in their place; the others are added and removed,
+    // from lists that may have grown by then.
+    std::vector<idx_t> moved, list_of_moved, id_of_moved, rank;  // rank: among those of a list
+    std::vector<std::uint8_t> moved_codes;
+    std::vector<float> moved_bias;
+    std::vector<Position> left;
+    std::map<idx_t, idx_t> grown;
+    for (idx_t i = 0; i < n; ++i) {
+      const auto u = static_cast<std::size_t>(i);
+      if (at[u].list_no == list_no[i]) continue;
+      moved.push_back(i), list_of_moved.push_back(list_no[i]), id_of_moved.push_back(ids[i]);
+      moved_codes.insert(moved_codes.end(), codes + i * M(), codes + (i + 1) * M());
+      moved_bias.push_back(beside[u]);
+      left.push_back(at[u]);
+      rank.push_back(grown[list_no[i]]++);
+    }
+    const std::vector<Removal> removals = removals_at(lists_, left, grown);
+    lists_.prepare_removal(removals);
+    for (const Position& p : at) lists_.own(p.list_no);
+    for (auto& [_, rate] : rates_)
+      for (const auto& [l, more] : grown)
+        if (!rate.bias.empty()) {
+          BiasColumn& column = rate.bias[static_cast<std::size_t>(l)];
+          column.reserve(column.size() + more);
+        }
+    lists_.add(static_cast<idx_t>(moved.size()), list_of_moved.data(), moved_codes.data(),
+               moved_bias.data(), id_of_moved.data(), 0, nullptr);
+    // Nothing below can fail.
+    const float offset = offset_of(lists_.beside());
+    for (idx_t i = 0; i < n; ++i) {
+      const Position& p = at[static_cast<std::size_t>(i)];
+      const bool stays = p.list_no == list_no[i];
+      if (stays)
+        lists_.replace_code(p.list_no, p.offset, codes + i * M(),
+                            beside[static_cast<std::size_t>(i)]);
+      for (auto& [_, rate] : rates_) {
+        if (rate.bias.empty()) continue;
+        const float b = of_rates.at(rate.tables)[static_cast<std::size_t>(i)];
+        BiasColumn& column = rate.bias[static_cast<std::size_t>(list_no[i])];
+        stays ? column.replace(p.offset, b, offset) : column.push_back(b, offset);
+      }
+    }
+    for (const Removal& removal : removals) map_->remove(lists_, removal);
+    remove_from_rates(removals);
+    lists_.remove(removals, run.n_threads);
+    for (std::size_t i = 0; i < moved.size(); ++i) {
+      const idx_t l = list_of_moved[i];
+      map_->put(id_of_moved[i], {l, lists_.list(l).size() - grown.at(l) + rank[i]});
+    }
+    ++n_changes_;
+    for (const auto& [l, _] : grown) sort_ids(l);
+  });
 }
 
 std::map<int, std::vector<std::vector<float>>> Engine::bias_of_rates(const Engine& other,

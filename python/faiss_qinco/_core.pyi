@@ -239,6 +239,15 @@ class Engine:
         self, filter: IdFilter | None, *, renumber: bool = False, n_threads: int = 1
     ) -> int: ...
     def remove_ids(self, ids: _Ids, n_threads: int = 1) -> int: ...
+    def update(
+        self,
+        ids: _Ids,
+        list_no: _Ids,
+        codes: _Codes,
+        *,
+        lengths: _Floats | None = None,
+        n_threads: int = 1,
+    ) -> None: ...
     def merge_from(self, other: Engine, add_id: int) -> None: ...
     def bias(
         self,

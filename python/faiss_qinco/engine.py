@@ -9,7 +9,7 @@ Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking ->
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -261,6 +261,25 @@ class Engine:
             codes[rows] = encoded[:, -self.codec.M :]
         return found, codes
 
+    def _encoded(
+        self, x: Any, coarse: NoLists | Quantizer, device: str, progress: bool, what: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """As `encode`, x of any real dtype, with the lengths (n,) float32 where they are corrected;
+        what: for the progress bar."""
+        n = x.shape[0]
+        list_no = np.empty(n, np.int64)
+        codes = np.empty((n, self.codec.M), np.uint8)
+        lengths = np.zeros(n, np.float32) if self.length_correction else None
+        with progress_bar(what, n, "vector", progress) as bar:
+            for begin in range(0, n, BLOCK):
+                part = slice(begin, begin + BLOCK)
+                rows = np.ascontiguousarray(x[part], np.float32)
+                list_no[part], codes[part] = self.encode(rows, coarse.assign(rows), device)
+                if lengths is not None:
+                    lengths[part] = norms(rows)
+                bar.to(begin + len(rows))
+        return list_no, codes, lengths
+
     def add(
         self,
         x: Any,
@@ -271,22 +290,28 @@ class Engine:
     ) -> None:
         """Encode and store x (n, d), any real dtype, all or nothing; ids (n,) int64, None: the next
         numbers."""
-        n = x.shape[0]
-        list_no = np.empty(n, np.int64)
-        codes = np.empty((n, self.codec.M), np.uint8)
-        lengths = np.zeros(n, np.float32) if self.length_correction else None
-        with progress_bar("adding", n, "vector", progress) as bar:
-            for begin in range(0, n, BLOCK):
-                part = slice(begin, begin + BLOCK)
-                rows = np.ascontiguousarray(x[part], np.float32)
-                list_no[part], codes[part] = self.encode(rows, coarse.assign(rows), device)
-                if lengths is not None:
-                    lengths[part] = norms(rows)
-                bar.to(begin + len(rows))
+        list_no, codes, lengths = self._encoded(x, coarse, device, progress, "adding")
         with self.changing():
             self.core.add(list_no, codes, lengths=lengths, ids=ids, n_threads=get_num_threads())
             given_out = self.core.ntotal if ids is None else int(ids.max(initial=-1)) + 1
             self.next_id = max(self.next_id, given_out)
+
+    def update(
+        self,
+        ids: np.ndarray,
+        x: Any,
+        coarse: NoLists | Quantizer,
+        device: str,
+        progress: bool,
+    ) -> None:
+        """See `IndexIVFQINCo.update_vectors`; no two of ids (n,) int64 are the same."""
+        list_no, codes, lengths = self._encoded(x, coarse, device, progress, "updating")
+        if len(left_out := np.flatnonzero(list_no == -1)):
+            raise RuntimeError(
+                f"x[{left_out[0]}] cannot be stored: it holds NaN or inf, or is too long"
+            )
+        with self.changing():
+            self.core.update(ids, list_no, codes, lengths=lengths, n_threads=get_num_threads())
 
     def remove(self, ids: Any, renumber: bool) -> int:
         """See `IndexIVFQINCo.remove_ids`; renumber: as that of `IndexQINCo`."""
@@ -310,6 +335,30 @@ class Engine:
             self.core.merge_from(other.core, add_id)
             self.next_id = max(self.next_id, other.next_id + add_id)
             other.next_id = 0
+
+    def copy_subset_to(self, other: Engine, chosen: Callable[..., np.ndarray]) -> None:
+        """Store in another engine, of the same parts, what is chosen(list_no, ids, n_before) here:
+        a mask of a list's entries, n_before being in the lists before it."""
+        core = self.core
+        with core.reading():
+            sizes = core.sizes()
+            found: list[tuple[np.ndarray, ...]] = [
+                (np.empty(0, np.int64), np.empty((0, self.codec.M), np.uint8),
+                 np.empty(0, np.float32), np.empty(0, np.int64))
+            ]  # fmt: skip
+            n_before = 0
+            for list_no in np.flatnonzero(sizes).tolist():
+                ids = core.get_ids(list_no)
+                mask = chosen(list_no, ids, n_before)
+                n_before += len(ids)
+                if mask.any():
+                    codes, bias = core.get_codes(list_no)[mask], core.get_bias(list_no)[mask]
+                    found.append((np.full(len(codes), list_no), codes, bias, ids[mask]))
+        list_no, codes, bias, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        lengths = core.lengths(list_no, codes, bias) if self.length_correction else None
+        with other.changing():
+            other.core.add(list_no, codes, lengths=lengths, ids=ids, n_threads=get_num_threads())
+            other.next_id = max(other.next_id, int(ids.max(initial=-1)) + 1)
 
     def difference(self, other: Engine) -> str | None:
         """What makes codes of another engine, of the same sizes, mean something else here; None:

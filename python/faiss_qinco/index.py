@@ -1018,6 +1018,68 @@ class IndexIVFQINCo(_QINCoIndex):
         """
         self._merge_from(other, integer("add_id", add_id, *INT64))
 
+    def update_vectors(self, keys: np.ndarray, x: np.ndarray) -> None:
+        """Other vectors x (n, d) for the ids keys (n,), which are stored: they are encoded, and may
+        change their list. Of an id that is given several times, the last.
+
+        `ntotal` and the ids stay. Needs a direct map, of any kind. All or nothing, as `add`; other
+        threads may search meanwhile, and find either the old vectors or the new ones.
+
+        Raises RuntimeError without a direct map, for an id that is not stored, or a vector that
+        cannot be stored (FAISS crashes); else as `add_with_ids`.
+        """
+        engine = self._check_trained()
+        check_matrix(x, self.d)
+        ids = as_ids(keys, x.shape[0])
+        if not engine.core.has_direct_map:
+            raise RuntimeError("direct map not initialized: call make_direct_map first")
+        last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
+        if len(last) < len(ids):
+            ids, x = ids[last], x[last]
+        engine.update(ids, x, self._coarse, self.training.device, bool(self.verbose))
+
+    def copy_subset_to(self, other: Self, subset_type: int, a1: int, a2: int) -> None:
+        """Store part of this index, with its ids, in another one of the same training too.
+
+        subset_type : as in FAISS, 0: ids from a1 up to a2, which is not among them; 1: ids of which
+            id % a1 is a2; 2: of the entries a1 up to a2 of all, the same part of each list; 3: of
+            a1 parts of each list the one with number a2; 4: the lists a1 up to a2.
+
+        `other.ntotal` grows by what is copied. A direct map of the other one stays right. Parts of
+        2 and 3 together are the whole. Takes M + 28 bytes for each vector that is copied.
+
+        Raises RuntimeError for another subset_type, or where the two do not fit together, as
+        `merge_from`; ValueError for an a1 below 1 with 1 and 3, or an a2 that is no part's.
+        """
+        self.check_compatible_for_merge(other)
+        subset_type = integer("subset_type", subset_type, *INT64)
+        a1, a2 = integer("a1", a1, *INT64), integer("a2", a2, *INT64)
+        if not 0 <= subset_type <= 4:
+            raise RuntimeError(f"subset_type: expected 0 to 4, got {subset_type}")
+        if subset_type in (1, 3) and not (a1 >= 1 and 0 <= a2 < a1):
+            raise ArgumentError(f"a1, a2: expected 0 <= a2 < a1, got {a1}, {a2}")
+        engine, theirs = self._check_trained(), other._check_trained()
+        n = engine.core.n_stored
+
+        def between(ids: np.ndarray, first: int, end: int) -> np.ndarray:
+            i = np.arange(len(ids))
+            return np.asarray((i >= first) & (i < end))
+
+        def chosen(list_no: int, ids: np.ndarray, n_before: int) -> np.ndarray:
+            size, n_after = len(ids), n_before + len(ids)
+            if subset_type == 0:
+                return np.asarray((ids >= a1) & (ids < a2))
+            if subset_type == 1:
+                return np.asarray(ids % a1 == a2)
+            if subset_type == 2:
+                first, end = (n_after * a // n - n_before * a // n for a in (a1, a2))
+                return between(ids, first, end)
+            if subset_type == 3:
+                return between(ids, size * a2 // a1, size * (a2 + 1) // a1)
+            return np.full(size, a1 <= list_no < a2)
+
+        engine.copy_subset_to(theirs, chosen)
+
     def make_direct_map(self, new_maintain_direct_map: bool = True) -> None:
         """Keep a table from id to position, for `reconstruct`, and for `remove_ids` to find its
         vectors; False: drop it. Of any ids, of duplicates the last in list order: 8 bytes a vector

@@ -240,3 +240,78 @@ def test_with_transforms(filled, base):
         one.merge_from(outer(filled))
     with pytest.raises(TypeError):
         one.merge_from(copy.copy(filled))
+
+
+@pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
+def test_other_vectors_for_ids(trained, base, queries, metric):
+    index, fresh = (fq.deserialize_index(trained[metric]) for _ in range(2))
+    index.nprobe = fresh.nprobe = 16
+    ids = np.random.default_rng(0).permutation(10_000)[:1000]
+    index.add_with_ids(base[:1000], ids)
+    with pytest.raises(RuntimeError, match="direct map"):
+        index.update_vectors(ids[:2], base[:2])
+    index.make_direct_map()
+    index.update_vectors(ids[:300], base[2000:2300].astype(np.float64))
+    index.update_vectors(ids[[5, 6, 5]].astype(np.int32), base[[0, 1, 2]])  # the last counts
+    index.update_vectors(ids[:0], base[:0])
+    x = np.concatenate((base[2000:2300], base[300:1000]))
+    x[5], x[6] = base[2], base[1]
+    fresh.add_with_ids(x, ids)
+    fresh.make_direct_map()
+    assert (index.ntotal, index.next_id) == (1000, fresh.next_id)
+    for got, wanted in zip(index.search(queries, 10), fresh.search(queries, 10), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    for i in ids[:20].tolist():
+        np.testing.assert_array_equal(index.reconstruct(i), fresh.reconstruct(i))
+    before = fq.serialize_index(index)
+    bad = base[:2].copy()
+    bad[1, 3] = np.nan
+    for keys, rows, error in (
+        (ids[:2], bad, RuntimeError), ([10_001, ids[0]], base[:2], RuntimeError),
+        (ids[:2], base[:3], ValueError), (ids[:2], base[:2, :5], ValueError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            index.update_vectors(np.array(keys), rows)
+    np.testing.assert_array_equal(fq.serialize_index(index), before)
+
+
+def test_part_of_an_index_in_another(trained, base, queries):
+    """As FAISS does it with the same lists."""
+    index = fq.deserialize_index(trained[faiss.METRIC_INNER_PRODUCT])
+    index.add(base[:1000])
+    theirs = faiss.IndexIVFFlat(faiss.IndexFlatL2(1), 1, 16)
+    theirs.is_trained = True
+    for list_no in range(16):
+        ids = index._engine.core.get_ids(list_no)
+        codes = np.zeros((len(ids), 4), np.uint8)
+        theirs.invlists.add_entries(list_no, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+    theirs.ntotal = 1000
+    for subset in (
+        (0, 10, 60),
+        (0, 60, 10),
+        (1, 3, 1),
+        (2, 0, 100),
+        (2, 100, 250),
+        (3, 3, 2),
+        (4, 1, 3),
+    ):
+        one, other = copy.copy(index), faiss.IndexIVFFlat(faiss.IndexFlatL2(1), 1, 16)
+        one.reset()
+        one.make_direct_map()
+        index.copy_subset_to(one, *subset)
+        theirs.copy_subset_to(other, *subset)
+        assert one.ntotal == other.ntotal
+        for list_no in range(16):
+            n = other.invlists.list_size(list_no)
+            wanted = faiss.rev_swig_ptr(other.invlists.get_ids(list_no), n) if n else []
+            np.testing.assert_array_equal(one._engine.core.get_ids(list_no), wanted)
+        for i in one._engine.core.get_ids(2)[:3].tolist():
+            np.testing.assert_allclose(one.reconstruct(i), index.reconstruct_n(i, 1)[0], rtol=1e-5)
+    for bad in ((5, 0, 1), (-1, 0, 1)):
+        with pytest.raises(RuntimeError):
+            index.copy_subset_to(one, *bad)
+    for bad in ((1, 0, 0), (3, 2, 2), (3, 2, -1)):
+        with pytest.raises(ValueError, match="a1"):
+            index.copy_subset_to(one, *bad)
+    with pytest.raises(RuntimeError):
+        index.copy_subset_to(fq.deserialize_index(trained[faiss.METRIC_L2]), 0, 0, 5)

@@ -374,6 +374,88 @@ TEST_CASE("engine: with random ids lists are sorted by them, and all that goes w
   }
 }
 
+TEST_CASE("engine: other vectors for ids, in their list or in another") {
+  test::Rng rng;
+  for (auto [metric, corrected] : {std::pair{Metric::L2, false}, {Metric::InnerProduct, true}})
+    for (bool wide : {false, true}) {
+      test::Index index(metric, true, corrected);
+      Engine engine(index.parts()), fresh(index.parts());
+      const auto tables = std::make_shared<AdditiveTables>(
+          2, 16, test::Index::d, rng.floats(2 * 16 * test::Index::d).data());
+      engine.set_rate(tables, 1, {});
+      std::map<idx_t, std::tuple<idx_t, std::vector<std::uint8_t>, float>> expected;
+      std::vector<idx_t> ids;
+      for (idx_t i = 0; i < test::Index::n; ++i) {
+        ids.push_back(wide ? rng.integer(0, idx_t{1} << 40) : i);
+        expected[ids.back()] = {
+            index.list_no[i], {&index.codes[3 * i], &index.codes[3 * i] + 3}, index.lengths[i]};
+      }
+      engine.add(test::Index::n, index.list_no.data(), index.codes.data(), index.lengths.data(),
+                 ids.data(), {});
+      std::vector<idx_t> list_no(1);
+      CHECK_THROWS_AS(engine.update(1, ids.data(), list_no.data(), index.codes.data(),
+                                    index.lengths.data(), {}),
+                      StateError);
+      engine.make_direct_map({});
+      fresh.make_direct_map({});
+      for (int round = 0; round < 5; ++round) {
+        std::shuffle(ids.begin(), ids.end(), rng.engine);
+        const idx_t n = round == 0 ? 1 : 150;
+        const auto codes = rng.codes(3 * n, 16);
+        std::vector<float> lengths;  // representable ones
+        list_no.clear();
+        for (idx_t i = 0; i < n; ++i) {
+          list_no.push_back(rng.integer(0, 4));
+          lengths.push_back(1 + static_cast<float>(i));
+          expected[ids[i]] = {list_no.back(), {&codes[3 * i], &codes[3 * i] + 3}, lengths.back()};
+        }
+        engine.update(n, ids.data(), list_no.data(), codes.data(), lengths.data(), {});
+      }
+      CHECK(engine.ntotal() == test::Index::n);
+      std::vector<std::uint8_t> codes;
+      std::vector<float> lengths;
+      list_no.clear(), ids.clear();
+      for (const auto& [id, entry] : expected) {
+        ids.push_back(id), list_no.push_back(std::get<0>(entry));
+        codes.insert(codes.end(), std::get<1>(entry).begin(), std::get<1>(entry).end());
+        lengths.push_back(std::get<2>(entry));
+      }
+      fresh.add(test::Index::n, list_no.data(), codes.data(), lengths.data(), ids.data(), {});
+      Contents got = contents(engine), wanted = contents(fresh);
+      std::sort(got.entries.begin(), got.entries.end());
+      std::sort(wanted.entries.begin(), wanted.entries.end());
+      CHECK(got == wanted);
+      CHECK(find_all(engine, got).size() == ids.size());
+      if (!corrected) fresh.set_rate(tables, 1, {});
+      test::Call call = index.call(7, 3, 0);
+      for (int n_codes = 0; n_codes <= (corrected ? 0 : 2); n_codes += 2) {
+        call.n_codes = n_codes;
+        call.engine = &engine;
+        const test::Result result = run_search(call);
+        call.engine = &fresh;
+        CHECK(run_search(call) == result);
+      }
+      std::vector<float> x(test::Index::d), y(x);
+      for (const idx_t id : ids) {
+        engine.reconstruct(id, x.data(), {});
+        fresh.reconstruct(id, y.data(), {});
+        CHECK(x == y);
+      }
+      // What is refused changes nothing.
+      const Contents before = contents(engine);
+      const std::vector<idx_t> twice{ids[0], ids[0]}, unknown{ids[0], -77}, lists{0, 1}, bad{0, 5};
+      CHECK_THROWS_AS(
+          engine.update(2, twice.data(), lists.data(), codes.data(), lengths.data(), {}),
+          CheckError);
+      CHECK_THROWS_AS(
+          engine.update(2, unknown.data(), lists.data(), codes.data(), lengths.data(), {}),
+          StateError);
+      CHECK_THROWS_AS(engine.update(2, ids.data(), bad.data(), codes.data(), lengths.data(), {}),
+                      CheckError);
+      CHECK(contents(engine) == before);
+    }
+}
+
 TEST_CASE("engine: what cannot be merged leaves both as they were") {
   test::Index index(Metric::L2), product(Metric::InnerProduct);
   Engine& engine = *index.engine;
@@ -399,7 +481,7 @@ TEST_CASE("engine: what cannot be merged leaves both as they were") {
 TEST_CASE("engine: without memory, or interrupted, all is as it was") {
   const Every every(3);
   for (bool mapped : {false, true})
-    for (int what = 0; what < 3; ++what) {
+    for (int what = 0; what < (mapped ? 4 : 3); ++what) {
       int n_failures = 0;
       for (int n = 0;; ++n) {
         test::Index index(Metric::L2);
@@ -417,6 +499,8 @@ TEST_CASE("engine: without memory, or interrupted, all is as it was") {
           if (what == 0) one.remove(&every, run);
           if (what == 1) one.remove(4, ids.data(), run);
           if (what == 2) one.merge_from(other, idx_t{1} << 50, run);
+          if (what == 3)
+            one.update(4, ids.data(), &index.list_no[half], &index.codes[half * 3], nullptr, run);
         } catch (const std::bad_alloc&) {
           failed = true;
         }
