@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copyreg
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import faiss
 import numpy as np
@@ -59,8 +60,9 @@ _CLUSTERING = {
 Index = IndexIVFQINCo | IndexQINCo | IndexPreTransform
 
 
-def write_index(index: Index, path: Path) -> None:
-    """Write an index to a file, atomically: a failed write leaves an old file whole.
+def write_index(index: Index, path: Path | BinaryIO) -> None:
+    """Write an index to a file, atomically: a failed write leaves an old file whole. Or to an open
+    binary file, from where it is on; a pipe or socket will do, which takes the time twice.
 
     The coarse quantizer, nprobe, nshort, M_search, ids and direct map are kept; the settings of a
     training still to be done are not. Takes a few MB of memory, and twice that of a coarse
@@ -75,8 +77,11 @@ def write_index(index: Index, path: Path) -> None:
         write_tensors(path, "index", header, tensors)
 
 
-def read_index(path: Path, io_flags: int = 0) -> Any:
+def read_index(path: Path | BinaryIO, io_flags: int = 0) -> Any:
     """Read an index written by `write_index`, of this or an earlier version. torch is not imported.
+
+    path : or an open binary file that can be gone back in, from where it is on to its end; not to
+        be mapped.
 
     io_flags : `faiss.IO_FLAG_MMAP` or `faiss.IO_FLAG_MMAP_IFC`: lists are left in the file and read
         when they are searched; opening takes milliseconds whatever the file's size (a direct map
@@ -99,8 +104,13 @@ def read_index(path: Path, io_flags: int = 0) -> Any:
     mapped = io_flags & _MMAP_IFC or io_flags & faiss.IO_FLAG_MMAP == faiss.IO_FLAG_MMAP
     if io_flags & _MAPPED and not mapped:
         raise ValueError(f"io_flags: {io_flags:#x} is a part of IO_FLAG_MMAP")
-    with (open_mapped if mapped else open_tensors)(path, "index") as reader:
-        return index_from_state(reader, mapped=bool(mapped))
+    if not mapped:
+        with open_tensors(path, "index") as reader:
+            return index_from_state(reader)
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"path: expected one, to map the file, got {type(path)}")
+    with open_mapped(path, "index") as reader:
+        return index_from_state(reader, mapped=True)
 
 
 def verify_index(path: Path, progress: bool = False) -> None:
@@ -359,15 +369,19 @@ def _entries(engine: Engine) -> dict[str, np.ndarray | Stream]:
     core = engine.core
     sizes, least, made, bits = core.heads()
 
-    def section(ids: bool) -> Iterator[np.ndarray]:
-        list_no = part = 0
-        while list_no < len(sizes):
-            piece, list_no, part = core.export_section(ids, list_no, part)
-            yield piece
+    class Section:
+        def __init__(self, ids: bool) -> None:
+            self.ids = ids
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            list_no = part = 0
+            while list_no < len(sizes):
+                piece, list_no, part = core.export_section(self.ids, list_no, part)
+                yield piece
 
     def stream(ids: bool) -> Stream:
         shape = (core.section_nbytes(ids),)
-        return Stream(np.dtype(np.uint8), shape, section(ids), aligned=not ids)
+        return Stream(np.dtype(np.uint8), shape, Section(ids), aligned=not ids)
 
     return {
         "sizes": sizes, "ids.least": least, "ids.made": made, "ids.bits": bits,

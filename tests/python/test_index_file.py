@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import copy
+import errno
+import io
+import os
 import pickle
 import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import faiss
@@ -13,9 +17,12 @@ import numpy as np
 import pytest
 
 import faiss_qinco as fq
+from faiss_qinco.storage import container
 from faiss_qinco.storage.container import FileFormatError, open_tensors, to_bytes
 
 from .conftest import TINY, new_index, training
+
+N_KILLS = int(os.environ.get("FAISS_QINCO_KILLS", "5"))
 
 
 def test_round_trip_is_bit_identical(filled, queries, tmp_path):
@@ -395,11 +402,129 @@ def test_write_refuses_other_objects(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Failing:
+    """A file whose write number `left` fails; or that writes and reads some bytes at a time."""
+
+    def __init__(self, file, left, error=errno.ENOSPC):
+        self.file, self.left, self.error = file, left, error
+
+    def write(self, data):
+        self.left -= 1
+        if self.left == 0:
+            self.file.write(data[: len(data) // 2])
+            raise OSError(self.error, os.strerror(self.error))
+        return self.file.write(data)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_whichever_write_fails_the_old_file_is_whole(filled, base, tmp_path, monkeypatch, error):
+    path = tmp_path / "index.fqi"
+    fq.write_index(filled, path)
+    before = path.read_bytes()
+    filled.add(base[3000:3100])
+    create = container._create
+    for left in range(1, 1000):
+        monkeypatch.setattr(
+            container, "_create", lambda *args, left=left: Failing(create(*args), left, error)
+        )
+        try:
+            fq.write_index(filled, path)
+        except OSError as raised:
+            assert raised.errno == error
+            assert path.read_bytes() == before
+            assert [p.name for p in tmp_path.iterdir()] == ["index.fqi"]
+        else:
+            break
+    assert left > 10
+    assert fq.read_index(path).ntotal == 3100
+
+
+def test_killed_while_it_writes_the_old_file_or_the_new_one_is_whole(filled, base, tmp_path):
+    path = tmp_path / "index.fqi"
+    sizes = {}
+    for n in (3000, 3500):
+        fq.write_index(filled, tmp_path / f"{n}")
+        sizes[n] = (tmp_path / f"{n}").read_bytes()
+        filled.add(base[3000:3500])
+    code = (
+        "import sys, faiss_qinco as fq\n"
+        "both = [fq.read_index(name) for name in sys.argv[2:]]\n"
+        "print('ready', flush=True)\n"
+        "while True:\n    for index in both: fq.write_index(index, sys.argv[1])"
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(N_KILLS):
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            str(path),
+            str(tmp_path / "3000"),
+            str(tmp_path / "3500"),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
+            run.stdout.readline()
+            while not path.exists():
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.02))
+            run.kill()
+        assert path.read_bytes() in sizes.values()
+
+
+@pytest.mark.parametrize("some", [7000, None])
+def test_file_objects(filled, queries, tmp_path, some):
+    """Also of a kind that writes and reads less than it is asked to, or cannot go back."""
+
+    class Short(io.RawIOBase):
+        def __init__(self):
+            self.data, self.at = bytearray(b"before"), 6
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            data = bytes(data)[:some]
+            self.data += data
+            return len(data)
+
+    short = Short()
+    fq.write_index(filled, short)
+    assert bytes(short.data[6:]) == fq.serialize_index(filled).tobytes()
+    with open(tmp_path / "file", "w+b") as file:
+        file.write(b"before")
+        fq.write_index(filled, file)
+        file.seek(6)
+        loaded = fq.read_index(file)
+        file.seek(0)
+        with pytest.raises(FileFormatError, match="file"):
+            fq.read_index(file)
+        with pytest.raises(TypeError, match="path"):
+            fq.read_index(file, faiss.IO_FLAG_MMAP)
+    np.testing.assert_array_equal(loaded.search(queries, 5)[1], filled.search(queries, 5)[1])
+    loaded = fq.read_index(io.BytesIO(fq.serialize_index(filled).tobytes()))
+    np.testing.assert_array_equal(loaded.search(queries, 5)[1], filled.search(queries, 5)[1])
+
+    class Broken(Short):
+        def write(self, data):
+            return 0
+
+    with pytest.raises(OSError, match="wrote 0"):
+        fq.write_index(filled, Broken())
+
+
 def test_a_full_disk_is_an_error_and_loses_nothing(filled, tmp_path, monkeypatch):
     path = tmp_path / "index.fqi"
     fq.write_index(filled, path)
     before = path.read_bytes()
-    import os
 
     def full(handle):
         raise OSError(28, "No space left on device")

@@ -167,7 +167,7 @@ class Stream:
     """A tensor that is written while it is made.
 
     dtype, shape : of the tensor. chunks : arrays that, one after the other in C order, are all of
-        it; taken once.
+        it; gone through twice where the file cannot be gone back in.
     """
 
     dtype: np.dtype[Any]
@@ -183,8 +183,11 @@ class Stream:
 Tensors = Mapping[str, Array | Stream]
 
 
-def write_tensors(path: Path, kind: str, header: Mapping[str, Any], tensors: Tensors) -> None:
+def write_tensors(
+    path: Path | BinaryIO, kind: str, header: Mapping[str, Any], tensors: Tensors
+) -> None:
     """Write a container file, all or nothing (see `replacing`); the same content, the same bytes.
+    Or to an open binary file, from where it is on, which need not be one to go back in.
 
     kind: what the file holds, such as "index". header: a JSON object with finite numbers.
     tensors: arrays of any shape, of 8 to 64 bit integers or 16 to 64 bit floats; contiguous
@@ -195,12 +198,28 @@ def write_tensors(path: Path, kind: str, header: Mapping[str, Any], tensors: Ten
     raises.
     """
     layout = _Layout(kind, header, tensors)
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        for _ in layout.parts():  # for the checksums, which come first
+            pass
+        _write(path, memoryview(layout.head()))
+        for part in layout.parts():
+            _write(path, part)
+        return
     with replacing(path) as file:
         file.write(layout.head())  # of the right size; its checksums come last
         for part in layout.parts():
             file.write(part)
         file.seek(0)
         file.write(layout.head())
+
+
+def _write(file: BinaryIO, data: memoryview) -> None:
+    """All of it, to a file that may write less than it is given."""
+    while len(data) > 0:
+        n = file.write(data)
+        if n is not None and not 0 < n <= len(data):
+            raise OSError(errno.EIO, f"the file wrote {n} bytes of {len(data)}")
+        data = data[n if n is not None else len(data) :]
 
 
 def to_bytes(kind: str, header: Mapping[str, Any], tensors: Tensors) -> bytearray:
@@ -272,7 +291,7 @@ class _Layout:
     def parts(self) -> Iterator[memoryview]:
         """The bytes of all tensors, in order."""
         for name, stream in self.streams.items():
-            left = stream.nbytes
+            left, self.checksums[name] = stream.nbytes, 0
             for chunk in stream.chunks:
                 # In pieces, so that what must be copied to be contiguous is not copied whole.
                 for piece in _pieces(np.asarray(chunk), stream.dtype):
@@ -453,25 +472,23 @@ class Rows:
 
 
 @contextmanager
-def open_tensors(path: Path, kind: str | None = None) -> Iterator[Reader]:
-    """A container file of this kind (None: of any), open for reading in the block.
+def open_tensors(path: Path | BinaryIO, kind: str | None = None) -> Iterator[Reader]:
+    """A container file of this kind (None: of any), open for reading in the block. Or an open
+    binary file that can be gone back in, from where it is on to its end.
 
     The block is as in `reading`: what goes wrong there is an error of this file. Raises
     MissingFileError, or FileFormatError (both RuntimeError) for a file that is truncated, damaged,
     of another kind or of a newer version.
     """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        with reading(str(getattr(path, "name", "<file>"))):
+            start = path.tell()
+            yield _open_file(path, start, path.seek(0, os.SEEK_END) - start, kind)
+        return
     with reading(path):
         check_regular(path)
         with open(path, "rb") as file:
-
-            def fetch(begin: int, end: int) -> NDArray[np.uint8]:
-                data = np.empty(end - begin, np.uint8)
-                file.seek(begin)
-                if file.readinto(data.data) != len(data):
-                    raise FileFormatError("truncated while it was read")
-                return data
-
-            yield _open(fetch, os.fstat(file.fileno()).st_size, kind)
+            yield _open_file(file, 0, os.fstat(file.fileno()).st_size, kind)
 
 
 @contextmanager
@@ -556,6 +573,24 @@ def take_number(
             f"{name}: expected {kind.__name__} from {low} to {high}, got {value!r:.80}"
         )
     return kind(value)  # type: ignore[arg-type]
+
+
+def _open_file(file: BinaryIO, start: int, size: int, kind: str | None) -> Reader:
+    """The reader of a container of `size` bytes that begins at `start`."""
+
+    def fetch(begin: int, end: int) -> NDArray[np.uint8]:
+        data = np.empty(end - begin, np.uint8)
+        file.seek(start + begin)
+        done = 0
+        while done < len(data):  # a file may read less than is asked for
+            piece = file.read(len(data) - done)
+            if not piece:
+                raise FileFormatError("truncated while it was read")
+            data[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+            done += len(piece)
+        return data
+
+    return _open(fetch, size, kind)
 
 
 def _open(fetch: Callable[[int, int], NDArray[np.uint8]], size: int, kind: str | None) -> Reader:
