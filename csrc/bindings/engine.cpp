@@ -72,6 +72,14 @@ std::shared_ptr<Engine> make(idx_t nlist, int M, int nbits, int metric, const Fl
       std::move(early_exit), std::move(student), bases ? bases->data() : nullptr, corrects_length});
 }
 
+// A view of a matrix (nlist, d) of the engine.
+Floats matrix_of(const py::object& engine, const float* data) {
+  const auto& self = engine.cast<const Engine&>();
+  Floats view({self.nlist(), self.d()}, data, engine);
+  view.attr("setflags")(py::arg("write") = false);
+  return view;
+}
+
 // -- search -----------------------------------------------------------------------------------
 
 SearchArgs search_args(const Engine& self, const Floats& q, int n_codes, idx_t nprobe,
@@ -552,6 +560,18 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("nbits", &Engine::nbits)
       .def_property_readonly("metric",
                              [](const Engine& self) { return static_cast<int>(self.metric()); })
+      .def_property_readonly(
+          "centroids",
+          [](const py::object& self) {
+            return matrix_of(self, self.cast<const Engine&>().centroids());
+          },
+          "(nlist, d) float32, read-only, where they are.")
+      .def_property_readonly(
+          "bases",
+          [](const py::object& self) {
+            return matrix_of(self, self.cast<const Engine&>().bases());
+          },
+          "The same of what residuals are to.")
       .def_property_readonly("code_size", &Engine::code_size,
                              "Bytes of a packed code, ceil(M * nbits / 8).")
       .def_property_readonly("ntotal", &Engine::ntotal,

@@ -44,6 +44,9 @@ class Engine {
   int code_size() const { return lists_.code_size(); }
   Metric metric() const { return metric_; }
   bool corrects_length() const { return corrects_length_; }
+  const float* centroids() const { return centroids_.data(); }  // (nlist, d)
+  // (nlist, d), what residuals are to: the same, or not.
+  const float* bases() const { return own_bases_.empty() ? centroids() : own_bases_.data(); }
   // What is stored, and numbers given to vectors that could not be: the next id.
   idx_t ntotal() const { return ntotal_; }
 
@@ -147,7 +150,6 @@ class Engine {
                   const Execution& run, Change change);
   void store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
              const idx_t* ids, const BiasOfRates& of_rates);
-  const float* bases() const { return own_bases_.empty() ? centroids_.data() : own_bases_.data(); }
   void check_bias(const InvertedLists& lists) const;
   void put(InvertedLists& lists, idx_t ntotal, const Execution& run);
   // Sorts the ids of a list if that is worth it and there is memory.

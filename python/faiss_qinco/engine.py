@@ -57,6 +57,7 @@ class Engine:
     codec : QINCoCodec, with a student or without.
     centroids : (nlist, d) float32, by which lists are chosen.
     bases : (nlist, d) float32, what the additive codebooks' residuals are to; may be the centroids.
+        Both are views of what the core has.
     additive : (M, K, d) float32, the codebooks of the tables.
     checkpoints : of early exit. length_correction, additive_weight : as of `IndexIVFQINCo`.
     next_id : above every id that was ever stored or given out, since the last `reset`.
@@ -74,8 +75,8 @@ class Engine:
         length_correction: bool,
         additive_weight: float,
     ) -> None:
-        self.codec, self.centroids, self.additive = codec, centroids, additive
-        self.bases = residual_bases(codec, centroids)
+        self.codec, self.additive = codec, additive
+        bases = residual_bases(codec, centroids)
         self.checkpoints, self.metric = checkpoints, metric
         self.length_correction, self.additive_weight = length_correction, additive_weight
         self._lock, self._frozen = threading.Lock(), False
@@ -91,9 +92,11 @@ class Engine:
             weights=codec.weights,
             early_exit=pack_checkpoints(checkpoints, codec.M, codec.K, codec.d),
             student=None if codec.student is None else codec.student.weights,
-            bases=None if self.bases is centroids else self.bases,
+            bases=None if bases is centroids else bases,
             corrects_length=length_correction,
         )
+        self.centroids = self.core.centroids
+        self.bases = self.centroids if bases is centroids else self.core.bases
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -459,7 +462,7 @@ class Engine:
         """Bytes by what holds them; see `IndexIVFQINCo.memory_usage`."""
         tails = sum(c.tail.nbytes for c in self.checkpoints)
         return dict(self.core.memory()) | {
-            "centroids": 2 * self.centroids.nbytes * (1 if self.bases is self.centroids else 2),
+            "centroids": self.centroids.nbytes * (1 if self.bases is self.centroids else 2),
             "tables": 3 * self.additive.nbytes + 2 * tails,
             "codec": sum(t.nbytes for t in self.codec.state()[1].values()),
             "precomputed_table": self.core.table_nbytes,

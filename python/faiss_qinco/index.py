@@ -280,9 +280,9 @@ class _QINCoIndex:
             5 (ids up to 2^40) or 8 bytes.
         lists : 112 for each list.
         direct_map : 8 per vector, where there is one; more where ids are not about 0 .. ntotal-1.
-        centroids, tables, codec : float32 centroids, additive codebooks with those of early exit,
-            and their copies, weights of the networks. What a coarse quantizer holds itself is not
-            counted.
+        centroids, tables, codec : float32 centroids (with inner product the means of the lists as
+            well), additive codebooks with those of early exit, and their copies, weights of the
+            networks. What a coarse quantizer holds itself is not counted.
         precomputed_table : that of `precompute_table`.
         rates : tables and biases of each `M_search` that there has been a search with.
         total : their sum; per_vector: total / ntotal, 0.0 for an empty index.
@@ -625,7 +625,7 @@ class _QINCoIndex:
         -------
         D (n, k) float32: squared L2 distance (or inner product) between the query and what
         `reconstruct` returns (with `M_search`, what the first codes decode to), best first; with
-        nshort 0 the additive distance. I (n, k) int64.
+        nshort 0 the additive distance, a part of it being rounded to two bytes. I (n, k) int64.
         Missing results, and queries with NaN or inf, have id -1 and D = ±FLT_MAX.
 
         Raises

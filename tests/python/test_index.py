@@ -906,7 +906,7 @@ def test_memory_usage(filled, learn, base):
     assert 1 * 3000 / 2 <= memory["ids"] <= 3000  # of 4 bits and a rest
     assert 2 * 3000 <= memory["bias"] <= 2 * (3000 + 63 * 16)
     assert 4 * 3000 <= memory["codes"] <= 4 * (3000 + 63 * 16)
-    assert memory["centroids"] == 2 * 4 * 16 * 128
+    assert memory["centroids"] == 4 * 16 * 128
     parts = {k: v for k, v in memory.items() if k not in ("total", "per_vector")}
     assert memory["total"] == sum(parts.values()) == 3000 * memory["per_vector"]
     filled.add_with_ids(base[:100], np.arange(-100, 0) * 1000)
