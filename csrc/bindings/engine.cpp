@@ -439,54 +439,56 @@ py::tuple export_section(const py::object& engine, bool ids, idx_t list_no, std:
   return py::make_tuple(out, list_no, part);
 }
 
-// A section in the hands of InvertedLists::restore: an array, of which views are given out, or a
-// function that returns one piece after the other.
+// A section in the hands of InvertedLists::restore: an array, of which views are given out, or its
+// size and a function that returns one piece after the other.
 class Section {
  public:
   Section(const char* name, const py::object& source) : name_(name) {
-    if (py::isinstance<py::array>(source))
+    if (py::isinstance<py::array>(source)) {
       piece_ = source.cast<Bytes>();
-    else
-      next_ = source;
+      to_come_ = static_cast<std::size_t>(piece_.size());
+    } else {
+      const auto given = source.cast<py::tuple>();
+      to_come_ = given[0].cast<std::size_t>();
+      next_ = given[1];
+    }
   }
   bool is_mapped() const { return !next_; }
   const Bytes& array() const { return piece_; }
 
   fq::Bytes take(std::size_t n) {
+    check(n <= to_come_, name_, ": shorter than what is in it");
+    to_come_ -= n;
     if (is_mapped()) {
-      check(n <= left(), name_, ": shorter than what is in it");
       const std::uint8_t* begin = piece_.data() + at_;
       at_ += n;
       return fq::Bytes::view(begin, n);
     }
     fq::Bytes taken;
+    taken.reserve(n);
+    taken.resize(n);
     for (std::size_t have = 0; have < n;) {
       if (left() == 0) pull();
       const std::size_t m = std::min(n - have, left());
-      // What there is justifies the memory, not what a head says.
-      taken.reserve(m == n ? n : have + m);
-      taken.resize(have + m);
       std::copy_n(piece_.data() + at_, m, taken.mutable_data() + have);
       have += m, at_ += m;
     }
     return taken;
   }
 
-  void check_end() {
-    if (next_ && left() == 0) pull(true);
-    check(left() == 0, name_, ": longer than what is in it");
-  }
+  void check_end() const { check(to_come_ == 0, name_, ": longer than what is in it"); }
 
  private:
   std::size_t left() const { return static_cast<std::size_t>(piece_.size()) - at_; }
-  void pull(bool may_end = false) {
+  void pull() {
     const py::gil_scoped_acquire gil;
     piece_ = next_().cast<Bytes>();
     at_ = 0;
-    check(may_end || piece_.size() > 0, name_, ": shorter than what is in it");
+    check(piece_.size() > 0, name_, ": shorter than it says");
   }
 
   const char* name_;
+  std::size_t to_come_ = 0;
   py::object next_;
   Bytes piece_{0};
   std::size_t at_ = 0;
@@ -762,13 +764,15 @@ void bind_engine(py::module_& m) {
           "A piece of a section as it lies in memory, uint8, from there on (0, 0 at first), and "
           "the list and part to go on from; the end is at list_no = nlist. To be used inside "
           "`reading`: the piece may be a view.")
-      .def("restore", restore, arg("sizes"), arg("least"), arg("made"), arg("bits"), arg("blocks"),
-           arg("ids"), arg("ntotal"), arg("checked"),
-           "Replace what is stored by what `heads` and the sections were. blocks, ids: functions "
-           "that return one piece of the section after the other, of which copies are kept; or "
-           "arrays, of which views are, copied list by list before they are changed. checked: read "
-           "all of it, and raise ValueError where it is not what an engine has written; else what "
-           "is wrong there makes wrong results, nothing worse.")
+      .def(
+          "restore", restore, arg("sizes"), arg("least"), arg("made"), arg("bits"), arg("blocks"),
+          arg("ids"), arg("ntotal"), arg("checked"),
+          "Replace what is stored by what `heads` and the sections were. blocks, ids: bytes of the "
+          "section and a function that returns one piece of it after the other, of which copies "
+          "are kept; or arrays, of which views are, copied list by list before they are changed. "
+          "checked: read "
+          "all of it, and raise ValueError where it is not what an engine has written; else what "
+          "is wrong there makes wrong results, nothing worse.")
       .def("import_", import_lists, arg("sizes"), arg("rows"), arg("n"), arg("ntotal"),
            "Replace the contents by n entries in lists of these sizes, (nlist) int64. "
            "rows(first, m) gives the entries first .. first + m - 1: codes, bias and ids as they "

@@ -19,6 +19,7 @@ namespace {
 
 constexpr idx_t kEncodeRows = 8192;   // at a time, so that few are copied where some are left out
 constexpr idx_t kRateRows = 1 << 16;  // that get the biases of a new rate at a time
+constexpr int kRestarts = 3;          // of that, before it keeps changes out
 
 Beside beside(Metric metric, bool corrects_length) {
   if (corrects_length) return Beside::Ratio;
@@ -370,12 +371,22 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
   std::vector<std::uint8_t> codes;  // (n, M)
   std::vector<float> ratios, lengths, bias;
   std::optional<int> replaced;
+  int n_restarts = 0;
+  std::optional<SharedLock::Writing> alone;
   for (idx_t next = 0;;) {
     list_no.clear();
     ratios.clear();
-    {  // Some that have no bias yet; adds do not wait for these to be computed.
-      const SharedLock::Reading reading(lock_, run.interrupted);
-      if (replaced && *replaced != n_replaced_) rate.forget(), next = 0;
+    // Adds do not wait for the biases to be computed, unless they have put lists in another order
+    // again and again.
+    if (n_restarts == kRestarts && !alone) alone.emplace(lock_, run.interrupted);
+    {  // Some that have none yet.
+      std::optional<SharedLock::Reading> reading;
+      if (!alone) reading.emplace(lock_, run.interrupted);
+      if (replaced && *replaced != n_replaced_) {
+        rate.forget();
+        next = 0;
+        ++n_restarts;
+      }
       replaced = n_replaced_;
       for (; next < static_cast<idx_t>(rate.bias.size()); ++next) {
         const InvertedLists::List& list = lists_.list(next);
@@ -407,7 +418,8 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
                                                                   offset_of(lists_.beside()));
       continue;
     }
-    const SharedLock::Writing writing(lock_, run.interrupted);
+    std::optional<SharedLock::Writing> writing;
+    if (!alone) writing.emplace(lock_, run.interrupted);
     bool complete = *replaced == n_replaced_;
     for (std::size_t l = 0; l < rate.bias.size() && complete; ++l)
       complete = rate.bias[l].size() == lists_.list(static_cast<idx_t>(l)).size();

@@ -134,6 +134,7 @@ idx_t Engine::remove_numbers(const IdFilter* filter, const Execution& run) {
   };
   const auto remove = [&](const auto& selected) {
     const auto& [numbers, removals] = selected;
+    for (idx_t l = 0; l < nlist(); ++l) lists_.own(l);
     remove_from_rates(removals);
     lists_.remove(removals, run.n_threads);
     if (numbers.n_accepted() > 0) lists_.renumber([&](idx_t id) { return numbers.new_number(id); });

@@ -294,8 +294,8 @@ class Engine:
         least: _Ids,
         made: NDArray[np.uint32],
         bits: _Codes,
-        blocks: _Codes | Callable[[], _Codes],
-        ids: _Codes | Callable[[], _Codes],
+        blocks: _Codes | tuple[int, Callable[[], _Codes]],
+        ids: _Codes | tuple[int, Callable[[], _Codes]],
         ntotal: int,
         checked: bool,
     ) -> None: ...

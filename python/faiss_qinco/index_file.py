@@ -322,15 +322,9 @@ def _restore(
     def section(name: str) -> Any:
         if mapped:
             return reader.view(name, np.uint8, (None,))
-        rows, left = reader.rows(name, np.uint8, (None,)), reader.tensors[name].nbytes
-
-        def piece() -> np.ndarray:
-            nonlocal left
-            n = min(CHUNK, left)
-            left -= n
-            return rows.read(n)
-
-        return piece
+        rows, size = reader.rows(name, np.uint8, (None,)), reader.tensors[name].nbytes
+        pieces = (rows.read(min(CHUNK, size - begin)) for begin in range(0, size, CHUNK))
+        return size, pieces.__next__
 
     engine.core.restore(
         sizes, least, made, bits, section("blocks"), section("ids"), ntotal, checked

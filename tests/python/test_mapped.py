@@ -101,6 +101,22 @@ def test_changes_are_made_to_a_copy(filled, base, queries, tmp_path):
     assert fq.read_index(path, MMAP).ntotal == 3000
 
 
+def test_numbers_move_up_in_a_copy(learn, base, queries, tmp_path):
+    index = fq.IndexQINCo(128, 3, 5, config=TINY, training=training(epochs=1))
+    index.train(learn[:2000])
+    x = base[:300].copy()
+    x[7] = np.nan  # ids that are not offsets
+    index.add(x)
+    fq.write_index(index, tmp_path / "index")
+    before = (tmp_path / "index").read_bytes()
+    mapped = fq.read_index(tmp_path / "index", MMAP)
+    for flat in (index, mapped):
+        flat.remove_ids(np.arange(0, 100, 3))
+    for got, wanted in zip(mapped.search(queries, 5), index.search(queries, 5), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert (tmp_path / "index").read_bytes() == before
+
+
 def test_the_file_may_be_replaced_under_it(filled, base, queries, tmp_path):
     path = tmp_path / "index"
     fq.write_index(filled, path)

@@ -242,6 +242,26 @@ TEST_CASE("rate: made beside adds, resets and searches, it has what is stored") 
   }
 }
 
+TEST_CASE("rate: made while adds put lists in another order all the time") {
+  Pair index(2, Metric::L2, true, false);
+  Engine& engine = *index.engine;
+  std::atomic<bool> done{false};
+  std::thread adding([&] {
+    test::Rng rng;
+    while (!done) {
+      std::vector<idx_t> ids;
+      for (idx_t i = 0; i < Index::n; ++i) ids.push_back(rng.integer(0, idx_t{1} << 40));
+      engine.add(Index::n, index.list_no.data(), index.codes.data(), index.lengths.data(),
+                 ids.data(), {});
+      if (engine.ntotal() > 100 * Index::n) engine.reset({});
+    }
+  });
+  engine.set_rate(index.first_tables, 1, {});
+  done = true;
+  adding.join();
+  CHECK(engine.rate_fitted(2) >= 0);
+}
+
 TEST_CASE("rate: what is removed and merged takes what stands beside it along") {
   for (auto [metric, corrected] : {std::pair{Metric::L2, false},
                                    {Metric::InnerProduct, true},
