@@ -296,8 +296,10 @@ class Engine:
         list_no, codes, lengths = self._encoded(x, coarse, device, progress, "adding")
         with self.changing():
             self.core.add(list_no, codes, lengths=lengths, ids=ids, n_threads=get_num_threads())
-            given_out = self.core.ntotal if ids is None else int(ids.max(initial=-1)) + 1
-            self.next_id = max(self.next_id, given_out)
+            if ids is not None:
+                self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
+            elif len(list_no):
+                self.next_id = max(self.next_id, self.core.ntotal)
 
     def update(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import faiss
@@ -20,12 +21,14 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("add"), vectors),
         st.tuples(st.just("add_with_ids"), vectors),
+        st.tuples(st.just("add_with_ids"), st.integers(60, 90).map(lambda n: ["good"] * n)),
+        st.tuples(st.just("update"), st.integers(1, 5)),
         st.tuples(st.just("remove"), some_ids),
         st.tuples(st.just("remove some stored"), st.integers(1, 4)),
         st.tuples(st.just("remove by selector"), st.integers(-3, 12)),
         st.tuples(st.just("merge"), vectors),
         st.tuples(st.just("make_direct_map"), st.booleans()),
-        st.tuples(st.sampled_from(["reset", "save"]), st.none()),
+        st.tuples(st.sampled_from(["reset", "save", "map"]), st.none()),
     ),
     max_size=14,
 )
@@ -45,13 +48,13 @@ def test_ids_numbers_and_vectors_are_those_of_the_model(steps, seed):
     index = fq.read_index(GOLDEN)
     index.reset()
     index.make_direct_map(False)
-    index.nprobe, index.nshort, index.exit_margin = index.nlist, 1000, np.inf
+    index.nprobe, index.nshort, index.exit_margin = index.nlist, 2000, np.inf
     first_code = [
         fq.SearchParametersIVFQINCo(nprobe=index.nlist, nshort=nshort, M_search=1)
-        for nshort in (0, 1000)
+        for nshort in (0, 2000)
     ]
     stored: list[tuple[int, bytes]] = []  # id, code; what cannot be stored takes a number only
-    ntotal, next_id, mapped = 0, 0, False
+    ntotal, next_id, mapped, most = 0, 0, False, 0
 
     for what, argument in steps:
         if what in ("add", "add_with_ids", "merge"):
@@ -60,7 +63,8 @@ def test_ids_numbers_and_vectors_are_those_of_the_model(steps, seed):
             if what == "add":
                 index.add(x)
             elif what == "add_with_ids":
-                ids = rng.choice([rng.integers(-5, 1 << 40), rng.integers(-5, 15)], len(x))
+                ids = np.where(rng.random(len(x)) < 0.5, rng.integers(-5, 15, len(x)),
+                               rng.integers(-5, 1 << 40, len(x)))  # fmt: skip
                 index.add_with_ids(x, ids)
             else:
                 other = fq.read_index(GOLDEN)
@@ -86,17 +90,30 @@ def test_ids_numbers_and_vectors_are_those_of_the_model(steps, seed):
             stored = [entry for entry in stored if entry[0] not in goes]
             assert index.remove_ids(ids) == before - len(stored)
             ntotal -= before - len(stored)
+        elif what == "update":
+            ids = [i for i, _ in stored]
+            ids = [i for i in sorted(set(ids)) if ids.count(i) == 1][::argument]
+            x = rng.standard_normal((len(ids), index.d)).astype(np.float32)
+            if mapped and ids:
+                index.update_vectors(np.array(ids), x)
+                codes = dict(zip(ids, map(bytes, index.sa_encode(x)), strict=True))
+                stored = [(i, codes.get(i, code)) for i, code in stored]
         elif what == "make_direct_map":
             index.make_direct_map(argument)
             mapped = argument
         elif what == "reset":
             index.reset()
             stored, ntotal, next_id = [], 0, 0
+        elif what == "map":
+            with tempfile.TemporaryDirectory() as folder:
+                fq.write_index(index, f"{folder}/index")
+                index = fq.read_index(f"{folder}/index", faiss.IO_FLAG_MMAP)
         else:
             image = fq.serialize_index(index)
             index = fq.deserialize_index(image)
             np.testing.assert_array_equal(fq.serialize_index(index), image)
 
+        most = max(most, len(stored))
         assert (index.ntotal, index.next_id) == (ntotal, next_id)
         found = np.concatenate([index.lists.get_ids(l) for l in range(index.nlist)])
         assert sorted(found) == sorted(i for i, _ in stored)
@@ -124,4 +141,6 @@ def test_ids_numbers_and_vectors_are_those_of_the_model(steps, seed):
     if steps:
         cut = index.truncate(1)
         expected = [cut.search(query, len(stored) + 1, params=p) for p in first_code]
-        np.testing.assert_array_equal(by_first, expected)
+        if most < 64:  # else tables have been fitted, there to other vectors than here
+            np.testing.assert_array_equal(by_first[0], expected[0])
+        np.testing.assert_array_equal(by_first[1], expected[1])
