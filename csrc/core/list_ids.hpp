@@ -100,10 +100,11 @@ class ListIds {
   }
 
   void push_back(idx_t id) noexcept {
-    const std::size_t end = recent_.size();
-    recent_.resize(end + static_cast<std::size_t>(width_));
-    std::memcpy(recent_.mutable_data() + end, &id, bytes_per_id());  // low bytes first
     ++n_recent_;
+    if (width_ == 0) return;
+    const std::size_t end = recent_.size();
+    recent_.resize(end + bytes_per_id());
+    std::memcpy(recent_.mutable_data() + end, &id, bytes_per_id());  // low bytes first
   }
 
   // Whether so many are recent that they are to be sorted.
@@ -147,17 +148,18 @@ class ListIds {
 
   // Those that stay keep their width: with 0 they are their new offsets.
   void remove(const Removal& removal) noexcept {
-    const idx_t n = n_sorted(), n_kept = removal.n_kept();
+    const idx_t n = n_sorted();
     if (removal.first() < n)
       sorted_.rewrite([&](idx_t i) { return !removal.removes(i); }, std::identity());
+    const idx_t left = n_sorted();
     std::uint8_t* p = recent_.mutable_data();
     removal.visit_moves([&](idx_t from, idx_t to, idx_t count) {
       const idx_t skipped = std::clamp<idx_t>(n - from, 0, count);  // sorted ones
       if (skipped == count || width_ == 0) return;
-      std::memmove(p + (to + skipped - n_sorted()) * width_, p + (from + skipped - n) * width_,
+      std::memmove(p + (to + skipped - left) * width_, p + (from + skipped - n) * width_,
                    static_cast<std::size_t>((count - skipped) * width_));
     });
-    n_recent_ = n_kept - n_sorted();
+    n_recent_ = removal.n_kept() - left;
     recent_.resize(static_cast<std::size_t>(n_recent_) * bytes_per_id());
     recent_.release_unused();
     sorted_.release_unused();

@@ -28,7 +28,9 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
                   const std::uint8_t* codes, idx_t stride, int n_done, int n_codes, float* x,
                   DecodeScratch& scratch) {
   const idx_t dp = weights.base().cols;
-  auto& [unused, z, h, terms, x_rounded, z_rounded, h_rounded] = scratch;
+  // Clang before 16 captures no structured bindings.
+  std::vector<float>&z = scratch.z, &h = scratch.h;
+  std::vector<const float*>& terms = scratch.terms;
   // Room for n rows, and for what products in bf16 take of them; null without.
   auto sized = [&](std::vector<float>& v, idx_t cols) {
     v.resize(static_cast<std::size_t>(n * cols));
@@ -54,13 +56,13 @@ void decode_steps(const QincoWeights& weights, bool in_bf16, idx_t n, const idx_
     };
     start(step.table, weights.base_z(), z, false);
     if (of_base || step.direct) start(step.up_table, weights.base_h(), h, of_base);
-    bf16* const zr = rounded(z_rounded, ep);
-    bf16* const hr = has_blocks ? rounded(h_rounded, hp) : nullptr;
+    bf16* const zr = rounded(scratch.z_rounded, ep);
+    bf16* const hr = has_blocks ? rounded(scratch.h_rounded, hp) : nullptr;
     if (of_base) {
       if (zr) round_bf16_kernel()(n * ep, z.data(), zr);
       if (hr) round_bf16_kernel()(n * hp, h.data(), hr);
     } else {
-      bf16* const xr = rounded(x_rounded, dp);
+      bf16* const xr = rounded(scratch.x_rounded, dp);
       if (xr) round_bf16_kernel()(n * dp, x, xr);
       multiply(n, x, xr, step.x_weight, z.data(), zr, Epilogue::Add);
       if (has_blocks && step.direct)

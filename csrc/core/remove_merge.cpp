@@ -133,7 +133,8 @@ idx_t Engine::remove_numbers(const IdFilter* filter, const Execution& run) {
     return std::pair(std::move(numbers), std::move(removals));
   };
   const auto remove = [&](const auto& selected) {
-    const auto& [numbers, removals] = selected;
+    const Numbers& numbers = selected.first;  // clang before 16 captures no structured bindings
+    const std::vector<Removal>& removals = selected.second;
     for (idx_t l = 0; l < nlist(); ++l) lists_.own(l);
     remove_from_rates(removals);
     lists_.remove(removals, run.n_threads);

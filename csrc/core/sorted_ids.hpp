@@ -77,7 +77,15 @@ class SortedIds {
     if (n != size()) return false;
     if (n == 0) return true;
     const auto high = static_cast<std::uint64_t>(last - (n - 1));
-    return high << head_.low_bits >> head_.low_bits == high && id_of(n - 1, last) >= head_.least;
+    if (high << head_.low_bits >> head_.low_bits != high) return false;
+    idx_t before = head_.least, some[kScanBlock];
+    for (idx_t begin = 0; begin < n; begin += kScanBlock) {
+      const idx_t m = std::min<idx_t>(kScanBlock, n - begin);
+      read(begin, m, some);
+      for (idx_t i = 0; i < m; before = some[i++])
+        if (some[i] < before) return false;
+    }
+    return true;
   }
 
   idx_t operator[](idx_t i) const { return id_of(i, position(i)); }
@@ -113,6 +121,7 @@ class SortedIds {
         put(to++, static_cast<std::uint64_t>(id) - static_cast<std::uint64_t>(least));
       }
     }
+    for (; i < size(); ++i) to += keep(i);  // of a damaged file
     if (to == 0) *this = {};
     head_.n = static_cast<std::uint32_t>(to);
     head_.least = least;
@@ -124,7 +133,8 @@ class SortedIds {
     try {
       std::vector<idx_t> ids(static_cast<std::size_t>(size()));
       if (size() > 0) read(0, size(), ids.data());
-      *this = SortedIds(ids.data(), size());
+      if (std::is_sorted(ids.begin(), ids.end()))  // as in any file that is whole
+        *this = SortedIds(ids.data(), size());
     } catch (const std::bad_alloc&) {
     }
   }
@@ -180,6 +190,7 @@ class SortedIds {
   // The i-th becomes this much above the least; its place in the unary part is still free.
   void put(idx_t i, std::uint64_t above) {
     const idx_t at = static_cast<idx_t>(above >> head_.low_bits) + i;
+    if (static_cast<std::uint64_t>(at) / 64 >= head_.n_words) return;  // of a damaged file
     set_word(at / 64, word(at / 64) | std::uint64_t{1} << (at & 63));
     if (i % 64 == 0) {
       const auto note = static_cast<std::uint32_t>(at);

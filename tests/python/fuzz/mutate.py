@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import faiss_qinco as fq
+from faiss_qinco.index_file import index_from_state
 from faiss_qinco.storage.container import FileFormatError, open_bytes, to_bytes
 
 ROOM = 400 << 20  # bytes beyond those of the process: faiss may take 256 MiB for one vector
@@ -134,6 +135,12 @@ def use(data):
             codec.weights  # noqa: B018
         return
     index = fq.deserialize_index(data)
+    with open_bytes(data, "index") as reader:
+        search(index_from_state(reader, mapped=True))
+    search(index)
+
+
+def search(index):
     try:
         index.search(QUERIES, 3)
         index.range_search(QUERIES, 5.0)

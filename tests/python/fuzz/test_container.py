@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-NAMES = ("ivf.fqi", "hnsw.fqi", "flat.fqi", "transformed.fqi", "codec.safetensors")
+NAMES = ("ivf.fqi", "hnsw.fqi", "flat.fqi", "transformed.fqi", "codec.safetensors",
+         "v1/ivf.fqi", "v1/wide_ids.fqi", "v1/flat.fqi")  # fmt: skip
 FILES = [HERE.parent / "golden" / name for name in NAMES]
 
 
