@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     add("--nshort", type=int, default=100)
     add("--threads", type=int, default=2)
     add("--gigabytes", type=float, help="of the file to map")
+    add("--n-query", type=int, default=10_000, metavar="N", help="of the mapped file's searches")
     add("--processes", type=int, default=4)
     add("--folder", default="/tmp", metavar="DIR", help="for files (default: /tmp)")
     return parser.parse_args()
@@ -266,9 +267,7 @@ def search_mapped(
     index.nprobe = nprobe
     if is_ours:
         index.nshort = nshort
-    for n in (1, 100, len(q)):
-        if n > len(q):
-            continue
+    for n in sorted({1, min(100, len(q)), len(q)}):
         start = time.perf_counter()
         index.search(q[:n], 10)
         result[f"{n} cold"] = n / (time.perf_counter() - start)
@@ -287,7 +286,7 @@ def search_mapped(
 def mapped(args: argparse.Namespace, folder: Path) -> None:
     index = fq.read_index(args.index, faiss.IO_FLAG_MMAP)
     q = read_vectors(args.query).astype(np.float32)
-    q = np.concatenate([q] * (10_000 // len(q) + 1))[:10_000]
+    q = np.concatenate([q] * (args.n_query // len(q) + 1))[: args.n_query]
     files = {"QINCo": str(folder / "big.fqi"), "faiss PQ": str(folder / "big.faiss")}
     start = time.perf_counter()
     n = alone(make_ours, args.index, args.gigabytes, files["QINCo"])
