@@ -311,8 +311,7 @@ Ids get_ids(const Engine& self, idx_t list_no) {
 Floats get_bias(const Engine& self, idx_t list_no) {
   const Reading reading(self);
   Floats out(self.lists().list(list_no).size());
-  for (idx_t o = 0; o < out.shape(0); ++o)
-    out.mutable_at(o) = bias_at(self.lists().bias(list_no), o);
+  self.lists().read_bias(list_no, 0, out.shape(0), out.mutable_data());
   return out;
 }
 
@@ -755,24 +754,18 @@ void bind_engine(py::module_& m) {
            "What says where things are in the sections of the file format: sizes (nlist) and least "
            "ids (nlist) int64, (nlist, 3) uint32 and (nlist, 2) uint8 of the ids.")
       .def("section_nbytes", section_nbytes, arg("ids"), "Of the ids, or else of the scan blocks.")
-      .def(
-          "export_section",
-          [](const py::object& self, bool ids, idx_t list_no, std::size_t part) {
-            return export_section(self, ids, list_no, part);
-          },
-          arg("ids"), arg("list_no"), arg("part"),
-          "A piece of a section as it lies in memory, uint8, from there on (0, 0 at first), and "
-          "the list and part to go on from; the end is at list_no = nlist. To be used inside "
-          "`reading`: the piece may be a view.")
+      .def("export_section", export_section, arg("ids"), arg("list_no"), arg("part"),
+           "A piece of a section as it lies in memory, uint8, from there on (0, 0 at first), and "
+           "the list and part to go on from; the end is at list_no = nlist. To be used inside "
+           "`reading`: the piece may be a view.")
       .def(
           "restore", restore, arg("sizes"), arg("least"), arg("made"), arg("bits"), arg("blocks"),
           arg("ids"), arg("ntotal"), arg("checked"),
           "Replace what is stored by what `heads` and the sections were. blocks, ids: bytes of the "
           "section and a function that returns one piece of it after the other, of which copies "
           "are kept; or arrays, of which views are, copied list by list before they are changed. "
-          "checked: read "
-          "all of it, and raise ValueError where it is not what an engine has written; else what "
-          "is wrong there makes wrong results, nothing worse.")
+          "checked: read all of it, and raise ValueError where it is not what an engine has "
+          "written; else what is wrong there makes wrong results, nothing worse.")
       .def("import_", import_lists, arg("sizes"), arg("rows"), arg("n"), arg("ntotal"),
            "Replace the contents by n entries in lists of these sizes, (nlist) int64. "
            "rows(first, m) gives the entries first .. first + m - 1: codes, bias and ids as they "

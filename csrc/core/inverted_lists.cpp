@@ -52,6 +52,11 @@ BiasRows InvertedLists::bias(idx_t list_no) const {
   return {of.blocks.data() + bias_row(0), block_bytes(), offset_of(beside_)};
 }
 
+void InvertedLists::read_bias(idx_t list_no, idx_t begin, idx_t n, float* out) const {
+  const BiasRows rows = bias(list_no);
+  for (idx_t i = 0; i < n; ++i) out[i] = bias_at(rows, begin + i);
+}
+
 std::size_t InvertedLists::bytes_for(idx_t n) const {
   return static_cast<std::size_t>(blocks_for(n) * block_bytes());
 }
@@ -70,12 +75,17 @@ void InvertedLists::put_bias(List& list, idx_t offset, float bias) const {
                  offset_of(beside_));
 }
 
+void InvertedLists::put(List& list, idx_t offset, const std::uint8_t* code, float bias) const {
+  std::uint8_t* to = list.blocks.mutable_data() + code_begin(offset);
+  for (int m = 0; m < M_; ++m) write_step(to, kScanBlock, m, nbits_, code[m]);
+  put_bias(list, offset, bias);
+}
+
 // Checks what add() takes, and makes room for it. An add of few vectors to many lists costs little.
 void InvertedLists::reserve(idx_t n, const idx_t* list_no, const std::uint8_t* codes,
                             const idx_t* ids, idx_t first_id) {
-  constexpr std::uint64_t kVector =
-      16;  // a list's growth: vectors, and below the width of their ids
-  IdTable growth;
+  constexpr std::uint64_t kVector = 16;
+  IdTable growth;  // of a list: kVector for each new one, and below the width of their ids
   for (idx_t i = 0; i < n; ++i) {
     if (list_no[i] == -1) continue;
     if (list_no[i] < 0 || list_no[i] >= nlist())
@@ -116,9 +126,7 @@ void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes
     const idx_t offset = list.size();
     if (offsets) offsets[i] = offset;
     list.blocks.resize(bytes_for(offset + 1));
-    std::uint8_t* code = list.blocks.mutable_data() + code_begin(offset);
-    for (int m = 0; m < M_; ++m) write_step(code, kScanBlock, m, nbits_, codes[i * M_ + m]);
-    put_bias(list, offset, bias[i]);
+    put(list, offset, codes + i * M_, bias[i]);
     list.ids.push_back(ids ? ids[i] : first_id + i);
     ++ntotal_;
   }
@@ -139,9 +147,7 @@ void InvertedLists::replace_code(idx_t list_no, idx_t offset, const std::uint8_t
                                  float bias) noexcept {
   List& list = lists_[static_cast<std::size_t>(list_no)];
   clear_code(list, offset);
-  std::uint8_t* to = list.blocks.mutable_data() + code_begin(offset);
-  for (int m = 0; m < M_; ++m) write_step(to, kScanBlock, m, nbits_, code[m]);
-  put_bias(list, offset, bias);
+  put(list, offset, code, bias);
 }
 
 void InvertedLists::read_code(idx_t list_no, idx_t offset, int n_codes, std::uint8_t* code) const {
@@ -400,8 +406,8 @@ void InvertedLists::export_codes(idx_t first, idx_t n, std::uint8_t* codes) cons
 
 void InvertedLists::export_bias(idx_t first, idx_t n, float* bias) const {
   visit(first, n, [&](idx_t l, idx_t begin, idx_t end) {
-    const BiasRows rows = this->bias(l);
-    for (idx_t o = begin; o < end; ++o) *bias++ = bias_at(rows, o);
+    read_bias(l, begin, end - begin, bias);
+    bias += end - begin;
   });
 }
 

@@ -45,6 +45,7 @@ class InvertedLists {
   idx_t ntotal() const { return ntotal_; }
   const List& list(idx_t list_no) const;  // checked
   BiasRows bias(idx_t list_no) const;     // 0 where there are none
+  void read_bias(idx_t list_no, idx_t begin, idx_t n, float* out) const;
 
   // list_no, bias: (n); codes: (n, M), one byte per step; ids: (n), or null for first_id and what
   // follows. A list_no of -1 is skipped. offsets: (n), -1 where skipped; or null. Everything is
@@ -110,7 +111,6 @@ class InvertedLists {
   struct Head {
     idx_t n = 0;
     ListIds::Head ids = {};
-    bool operator==(const Head&) const = default;
   };
   Head head(idx_t list_no) const { return {list(list_no).size(), list(list_no).ids.head()}; }
   // The next n bytes of a section, a view or a copy.
@@ -151,6 +151,8 @@ class InvertedLists {
   std::size_t code_begin(idx_t offset) const;
   std::size_t bias_row(idx_t offset) const;
   void put_bias(List& list, idx_t offset, float bias) const;
+  // To bytes that are zero.
+  void put(List& list, idx_t offset, const std::uint8_t* code, float bias) const;
   void clear_code(List& list, idx_t offset) const;
 
   int M_, nbits_, code_size_;

@@ -33,7 +33,6 @@ class ListIds {
   struct Head {
     SortedIds::Head sorted;
     int width = 0;
-    bool operator==(const Head&) const = default;
   };
   Head head() const { return {sorted_.head(), width_}; }
   const Bytes& sorted_bytes() const { return sorted_.bytes(); }

@@ -167,7 +167,7 @@ void Engine::update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::
     }
     // Those that stay in their list are replaced in their place; the others are added and removed,
     // from lists that may have grown by then.
-    std::vector<idx_t> moved, list_of_moved, id_of_moved, rank;  // rank: among those of a list
+    std::vector<idx_t> list_of_moved, id_of_moved, rank;  // rank: among those of a list
     std::vector<std::uint8_t> moved_codes;
     std::vector<float> moved_bias;
     std::vector<Position> left;
@@ -175,7 +175,7 @@ void Engine::update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::
     for (idx_t i = 0; i < n; ++i) {
       const auto u = static_cast<std::size_t>(i);
       if (at[u].list_no == list_no[i]) continue;
-      moved.push_back(i), list_of_moved.push_back(list_no[i]), id_of_moved.push_back(ids[i]);
+      list_of_moved.push_back(list_no[i]), id_of_moved.push_back(ids[i]);
       moved_codes.insert(moved_codes.end(), codes + i * M(), codes + (i + 1) * M());
       moved_bias.push_back(beside[u]);
       left.push_back(at[u]);
@@ -190,7 +190,7 @@ void Engine::update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::
           BiasColumn& column = rate.bias[static_cast<std::size_t>(l)];
           column.reserve(column.size() + more);
         }
-    lists_.add(static_cast<idx_t>(moved.size()), list_of_moved.data(), moved_codes.data(),
+    lists_.add(static_cast<idx_t>(id_of_moved.size()), list_of_moved.data(), moved_codes.data(),
                moved_bias.data(), id_of_moved.data(), 0, nullptr);
     // Nothing below can fail.
     const float offset = offset_of(lists_.beside());
@@ -210,7 +210,7 @@ void Engine::update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::
     for (const Removal& removal : removals) map_->remove(lists_, removal);
     remove_from_rates(removals);
     lists_.remove(removals, run.n_threads);
-    for (std::size_t i = 0; i < moved.size(); ++i) {
+    for (std::size_t i = 0; i < id_of_moved.size(); ++i) {
       const idx_t l = list_of_moved[i];
       map_->put(id_of_moved[i], {l, lists_.list(l).size() - grown.at(l) + rank[i]});
     }
@@ -236,8 +236,7 @@ std::map<int, std::vector<std::vector<float>>> Engine::bias_of_rates(const Engin
       std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * M()));
       other.lists_.gather(n, list_no.data(), offset.data(), codes.data());
       std::vector<float> lengths(static_cast<std::size_t>(n)), ratios(lengths);
-      for (idx_t o = 0; o < n; ++o)
-        ratios[static_cast<std::size_t>(o)] = bias_at(other.lists_.bias(l), o);
+      other.lists_.read_bias(l, 0, n, ratios.data());
       if (corrects_length_)
         other.lengths(n, list_no.data(), codes.data(), ratios.data(), lengths.data(), run);
       const std::vector<std::uint8_t> cut = first_codes(n, codes.data(), M(), m);

@@ -26,7 +26,6 @@ class SortedIds {
     idx_t least = 0;
     std::uint32_t n = 0, n_made = 0;  // what it was made for: some may have gone since
     std::uint32_t n_words = 0, low_bits = 0;
-    bool operator==(const Head&) const = default;
   };
 
   SortedIds() = default;

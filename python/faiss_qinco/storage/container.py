@@ -583,7 +583,7 @@ def _open_file(file: BinaryIO, start: int, size: int, kind: str | None) -> Reade
         file.seek(start + begin)
         done = 0
         while done < len(data):  # a file may read less than is asked for
-            piece = file.read(len(data) - done)
+            piece = file.read(min(CHUNK, len(data) - done))  # which is copied
             if not piece:
                 raise FileFormatError("truncated while it was read")
             data[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
