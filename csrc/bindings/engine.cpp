@@ -120,7 +120,9 @@ py::tuple search_vectors(const Engine& self, const Floats& q, idx_t k, int n_cod
                          bool whole_lists, const std::optional<Ids>& coarse_list_no,
                          const std::optional<Floats>& coarse_score, int n_threads,
                          const std::optional<py::array>& D_given,
-                         const std::optional<py::array>& I_given) {
+                         const std::optional<py::array>& I_given,
+                         const std::optional<py::array>& list_no,
+                         const std::optional<py::array>& offset) {
   SearchArgs args = search_args(self, q, n_codes, nprobe, filter, max_codes, whole_lists,
                                 coarse_list_no, coarse_score);
   args.nshort = nshort;
@@ -130,7 +132,14 @@ py::tuple search_vectors(const Engine& self, const Floats& q, idx_t k, int n_cod
   auto I = result<idx_t>("I", I_given, args.n, k);
   float* D_data = D.mutable_data();
   idx_t* I_data = I.mutable_data();
-  without_gil(n_threads, [&](const Execution& run) { self.search(args, k, D_data, I_data, run); });
+  check(list_no.has_value() == offset.has_value(), "list_no, offset: expected both or none");
+  ResultEntries found;
+  if (list_no) {
+    found.list_no = result<idx_t>("list_no", list_no, args.n, k).mutable_data();
+    found.offset = result<idx_t>("offset", offset, args.n, k).mutable_data();
+  }
+  without_gil(n_threads,
+              [&](const Execution& run) { self.search(args, k, D_data, I_data, run, found); });
   return py::make_tuple(D, I);
 }
 
@@ -146,7 +155,8 @@ py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, int n_
   std::vector<float> D(static_cast<std::size_t>(args.n * k));
   idx_t* I_data = I.mutable_data();
   Floats lengths({self.corrects_length() ? args.n : 0, k});
-  const ResultCodes found{list_no.mutable_data(), codes.mutable_data(), lengths.mutable_data()};
+  const ResultEntries found{list_no.mutable_data(), nullptr, codes.mutable_data(),
+                            lengths.mutable_data()};
   without_gil(n_threads,
               [&](const Execution& run) { self.search(args, k, D.data(), I_data, run, found); });
   return py::make_tuple(I, list_no, codes, lengths);
@@ -279,6 +289,38 @@ Floats reconstruct_n(const Engine& self, idx_t id0, idx_t n, int n_threads) {
   Floats x({n, self.d()});
   float* data = x.mutable_data();
   without_gil(n_threads, [&](const Execution& run) { self.reconstruct_n(id0, n, data, run); });
+  return x;
+}
+
+py::tuple locate(const Engine& self, const Ids& ids) {
+  check_array("ids", ids, {kAny});
+  const idx_t n = ids.shape(0);
+  Ids list_no(n), offset(n);
+  idx_t *l = list_no.mutable_data(), *o = offset.mutable_data();
+  without_gil(1, [&](const Execution& run) { self.locate(n, ids.data(), l, o, run); });
+  return py::make_tuple(list_no, offset);
+}
+
+Bytes codes_at(const Engine& self, const Ids& list_no, const Ids& offset) {
+  check_array("list_no", list_no, {kAny});
+  const idx_t n = list_no.shape(0);
+  check_array("offset", offset, {n});
+  Bytes codes({n, idx_t{self.M()}});
+  std::uint8_t* data = codes.mutable_data();
+  without_gil(
+      1, [&](const Execution& run) { self.codes_at(n, list_no.data(), offset.data(), data, run); });
+  return codes;
+}
+
+Floats reconstruct_at(const Engine& self, const Ids& list_no, const Ids& offset, int n_threads) {
+  check_array("list_no", list_no, {kAny});
+  const idx_t n = list_no.shape(0);
+  check_array("offset", offset, {n});
+  Floats x({n, self.d()});
+  float* data = x.mutable_data();
+  without_gil(n_threads, [&](const Execution& run) {
+    self.reconstruct_at(n, list_no.data(), offset.data(), data, run);
+  });
   return x;
 }
 
@@ -588,10 +630,12 @@ void bind_engine(py::module_& m) {
            arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f, arg("filter") = none,
            arg("max_codes") = 0, arg("whole_lists") = false, arg("coarse_list_no") = none,
            arg("coarse_score") = none, arg("n_threads") = 1, arg("D") = none, arg("I") = none,
+           arg("list_no") = none, arg("offset") = none,
            "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) "
            "float32: squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX "
            "(L2) or -FLT_MAX and -1; a query with a NaN or an inf gives padding only. D, I: "
-           "C-contiguous buffers to fill.\n\n"
+           "C-contiguous buffers to fill; list_no, offset (n, k) int64: the same, with where the "
+           "results are stored, -1 where they are missing.\n\n"
            "n_codes: scan and decode the first so many codes of each vector, without early exit, "
            "RuntimeError before set_rate; 0: all. "
            "nprobe lists of the nearest centroids; or coarse_list_no (n, nprobe) int64, -1 is "
@@ -734,6 +778,14 @@ void bind_engine(py::module_& m) {
       .def("reconstruct_n", reconstruct_n, arg("id0"), arg("n"), arg("n_threads") = 1,
            "The decoded vectors (n, d) float32 of the ids id0 .. id0 + n - 1; NaN where no vector "
            "has the id, of duplicates the last in list order. Reads all ids without a direct map.")
+      .def("locate", locate, arg("ids"),
+           "Where ids (n) int64 are stored: (list_no (n), offset (n)) int64, -1 for those that are "
+           "not; of duplicates the last in list order. Reads all ids without a direct map.")
+      .def("codes_at", codes_at, arg("list_no"), arg("offset"),
+           "Codes (n, M) uint8 of entries (n) int64, 255 where list_no is -1. ValueError for one "
+           "that does not exist; also `reconstruct_at`.")
+      .def("reconstruct_at", reconstruct_at, arg("list_no"), arg("offset"), arg("n_threads") = 1,
+           "Their decoded vectors (n, d) float32, NaN where list_no is -1.")
       .def(
           "reset",
           [](Engine& self) { without_gil(1, [&](const Execution& run) { self.reset(run); }); },

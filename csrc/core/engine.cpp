@@ -90,7 +90,7 @@ SearchParts Engine::parts(int n_codes) const {
 }
 
 void Engine::search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
-                    const ResultCodes& found) const {
+                    const ResultEntries& found) const {
   const SharedLock::Reading reading(lock_, run.interrupted);
   fq::search(parts(n_codes(args)), args, k, D, I, run, found);
 }
@@ -194,28 +194,79 @@ void Engine::reconstruct(idx_t id, float* x, const Execution& run) const {
 }
 
 void Engine::reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) const {
-  check<StateError>(weights_ != nullptr, "an engine without weights cannot decode");
   check(n >= 0 && id0 <= std::numeric_limits<idx_t>::max() - n,
         "n: expected at least 0, and ids below 2^63, got ", n, " from ", id0);
   std::vector<idx_t> list_no(static_cast<std::size_t>(n), -1), offset(list_no);
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * M()));
-  std::vector<float> length(corrects_length_ ? list_no.size() : 0);
+  Entries entries;
   {
     const SharedLock::Reading reading(lock_, run.interrupted);
     if (!map_) lists_.locate(id0, n, list_no.data(), offset.data());
     for (idx_t i = 0; map_ && i < n; ++i)
       if (const std::optional<Position> at = map_->find(id0 + i))
         list_no[i] = at->list_no, offset[i] = at->offset;
-    lists_.gather(n, list_no.data(), offset.data(), codes.data());
-    const Lengths of{*tables_, bases()};
-    std::vector<double> r;
-    for (idx_t i = 0; i < n && corrects_length_; ++i)
-      if (list_no[i] != -1)
-        length[i] = of.of(list_no[i], codes.data() + i * M(),
-                          bias_at(lists_.bias(list_no[i]), offset[i]), r);
+    entries = read(n, list_no.data(), offset.data());
   }
-  decode(*weights_, n, list_no.data(), codes.data(), M(), M(), x, run);
-  for (idx_t i = 0; i < n && corrects_length_; ++i) stretch(x + i * d(), d(), length[i]);
+  decode_entries(n, list_no.data(), entries, x, run);
+}
+
+void Engine::locate(idx_t n, const idx_t* ids, idx_t* list_no, idx_t* offset,
+                    const Execution& run) const {
+  std::fill_n(list_no, n, idx_t{-1});
+  std::fill_n(offset, n, idx_t{-1});
+  const SharedLock::Reading reading(lock_, run.interrupted);
+  if (map_) {
+    for (idx_t i = 0; i < n; ++i)
+      if (const std::optional<Position> at = map_->find(ids[i]))
+        list_no[i] = at->list_no, offset[i] = at->offset;
+    return;
+  }
+  std::vector<std::pair<idx_t, idx_t>> wanted;  // id, and its place in `ids`
+  for (idx_t i = 0; i < n; ++i) wanted.emplace_back(ids[i], i);
+  std::sort(wanted.begin(), wanted.end());
+  for (idx_t l = 0; l < nlist() && n > 0; ++l)
+    lists_.list(l).ids.for_each([&](idx_t o, idx_t id) {
+      if (id < wanted.front().first || id > wanted.back().first) return;
+      const std::pair<idx_t, idx_t> first{id, 0};
+      for (auto at = std::lower_bound(wanted.begin(), wanted.end(), first);
+           at != wanted.end() && at->first == id; ++at)
+        list_no[at->second] = l, offset[at->second] = o;
+    });
+}
+
+void Engine::codes_at(idx_t n, const idx_t* list_no, const idx_t* offset, std::uint8_t* codes,
+                      const Execution& run) const {
+  const SharedLock::Reading reading(lock_, run.interrupted);
+  lists_.gather(n, list_no, offset, codes);
+}
+
+void Engine::reconstruct_at(idx_t n, const idx_t* list_no, const idx_t* offset, float* x,
+                            const Execution& run) const {
+  Entries entries;
+  {
+    const SharedLock::Reading reading(lock_, run.interrupted);
+    entries = read(n, list_no, offset);
+  }
+  decode_entries(n, list_no, entries, x, run);
+}
+
+Engine::Entries Engine::read(idx_t n, const idx_t* list_no, const idx_t* offset) const {
+  Entries entries{std::vector<std::uint8_t>(static_cast<std::size_t>(n * M())),
+                  std::vector<float>(static_cast<std::size_t>(corrects_length_ ? n : 0))};
+  lists_.gather(n, list_no, offset, entries.codes.data());
+  const Lengths of{*tables_, bases()};
+  std::vector<double> r;
+  for (idx_t i = 0; i < n && corrects_length_; ++i)
+    if (list_no[i] != -1)
+      entries.length[i] = of.of(list_no[i], entries.codes.data() + i * M(),
+                                bias_at(lists_.bias(list_no[i]), offset[i]), r);
+  return entries;
+}
+
+void Engine::decode_entries(idx_t n, const idx_t* list_no, const Entries& entries, float* x,
+                            const Execution& run) const {
+  check<StateError>(weights_ != nullptr, "an engine without weights cannot decode");
+  decode(*weights_, n, list_no, entries.codes.data(), M(), M(), x, run);
+  for (idx_t i = 0; i < n && corrects_length_; ++i) stretch(x + i * d(), d(), entries.length[i]);
 }
 
 void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,

@@ -67,7 +67,7 @@ class Engine {
   // As the functions of core/search. The result does not depend on threads and batches. StateError
   // without the rate that is asked for.
   void search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
-              const ResultCodes& found = {}) const;
+              const ResultEntries& found = {}) const;
   std::vector<RangeHits> range_search(const SearchArgs& args, float radius,
                                       const Execution& run) const;
 
@@ -91,6 +91,16 @@ class Engine {
   // Those of id0 .. id0 + n - 1, (n, d); rows of NaN where nothing has the id. Without a direct map
   // all ids are read.
   void reconstruct_n(idx_t id0, idx_t n, float* x, const Execution& run) const;
+
+  // Where ids (n) are stored, list_no and offset (n), -1 for those that are not; of duplicates the
+  // last in list order. Without a direct map all ids are read.
+  void locate(idx_t n, const idx_t* ids, idx_t* list_no, idx_t* offset, const Execution& run) const;
+  // Of entries (n): codes (n, M), 255 where list_no is -1; decoded vectors (n, d), there rows of
+  // NaN. CheckError for one that does not exist.
+  void codes_at(idx_t n, const idx_t* list_no, const idx_t* offset, std::uint8_t* codes,
+                const Execution& run) const;
+  void reconstruct_at(idx_t n, const idx_t* list_no, const idx_t* offset, float* x,
+                      const Execution& run) const;
 
   // -- changes: StateError inside a reading of the same thread ----------------------------------
 
@@ -140,6 +150,13 @@ class Engine {
 
  private:
   SearchParts parts(int n_codes) const;
+  struct Entries {
+    std::vector<std::uint8_t> codes;  // (n, M)
+    std::vector<float> length;        // (n), where they are corrected
+  };
+  Entries read(idx_t n, const idx_t* list_no, const idx_t* offset) const;  // inside a reading
+  void decode_entries(idx_t n, const idx_t* list_no, const Entries& entries, float* x,
+                      const Execution& run) const;
   void bias_by(const AdditiveTables& tables, idx_t n, const idx_t* list_no,
                const std::uint8_t* codes, const float* lengths, float* out,
                const Execution& run) const;

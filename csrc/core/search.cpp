@@ -107,9 +107,21 @@ void add_to_stats(RerankScratch& scratch) {
   search_stats.n_student_steps += std::exchange(scratch.n_student_steps, 0);
 }
 
-// The codes of one query's results, at most k, as row `query` of `found`.
+// Where one query's results, at most k, are stored, as row `query` of `found`.
+void put_places(const std::vector<Candidate>& results, idx_t k, idx_t query,
+                const ResultEntries& found) {
+  idx_t *list_no = found.list_no + query * k, *offset = found.offset + query * k;
+  std::fill_n(list_no, k, idx_t{-1});
+  std::fill_n(offset, k, idx_t{-1});
+  for (const Candidate& c : results) {
+    *list_no++ = c.list_no;
+    *offset++ = c.offset;
+  }
+}
+
+// Their lists and codes.
 void put_codes(const SearchParts& parts, const std::vector<Candidate>& results, idx_t k,
-               idx_t query, const ResultCodes& found) {
+               idx_t query, const ResultEntries& found) {
   const InvertedLists& lists = parts.lists;
   const int M = parts.tables.M();
   idx_t* list_no = found.list_no + query * k;
@@ -163,7 +175,7 @@ Selection select(const SearchParts& parts, const SearchArgs& a) {
 SearchStats search_stats;
 
 void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D, idx_t* I,
-            const Execution& allowed, const ResultCodes& found) {
+            const Execution& allowed, const ResultEntries& found) {
   check_args(parts, a);
   check(all_k >= 1, "k: expected at least 1, got ", all_k);
   const InvertedLists& lists = parts.lists;
@@ -223,6 +235,7 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
         *Di++ = sign * c.score;
         *Ii++ = c.id;
       }
+      if (found.offset) put_places((*best)[i].sorted(), all_k, begin + i, found);
       if (found.codes) put_codes(parts, (*best)[i].sorted(), all_k, begin + i, found);
     }
   });

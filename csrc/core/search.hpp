@@ -60,9 +60,10 @@ struct SearchStats {
 };
 extern SearchStats search_stats;
 
-// Where `search` also puts the codes behind its results; null: nowhere.
-struct ResultCodes {
+// Where `search` also puts what is behind its results; null: nowhere.
+struct ResultEntries {
   idx_t* list_no = nullptr;       // (n, k), -1 where a result is missing
+  idx_t* offset = nullptr;        // (n, k), the same
   std::uint8_t* codes = nullptr;  // (n, k, n_codes), a byte per step, 0 where a result is missing
   float* lengths = nullptr;       // (n, k), where they are corrected; 0 where a result is missing
 };
@@ -70,7 +71,7 @@ struct ResultCodes {
 // D: (n, k) squared L2 or similarities, best first; I: (n, k) ids. Missing results, and every
 // result of a query that is not usable: id -1 and D = FLT_MAX (L2) or -FLT_MAX.
 void search(const SearchParts& parts, const SearchArgs& args, idx_t k, float* D, idx_t* I,
-            const Execution& run, const ResultCodes& found = {});
+            const Execution& run, const ResultEntries& found = {});
 
 struct RangeHits {  // of one query, in no particular order
   std::vector<float> D;
