@@ -791,6 +791,13 @@ void bind_engine(py::module_& m) {
           [](Engine& self) { without_gil(1, [&](const Execution& run) { self.reset(run); }); },
           "Remove all vectors, and number from 0 again. A direct map stays one.")
       .def("sizes", sizes, "Sizes of the lists, (nlist) int64.")
+      .def(
+          "list_size",
+          [](const Engine& self, idx_t list_no) {
+            const Reading reading(self);
+            return self.lists().list(list_no).size();
+          },
+          arg("list_no"))
       .def("get_codes", get_codes, arg("list_no"), "Codes of a list, (size, M) uint8.")
       .def("get_ids", get_ids, arg("list_no"), "Ids of a list, (size) int64.")
       .def("get_bias", get_bias, arg("list_no"), "Bias of a list, (size) float32.")

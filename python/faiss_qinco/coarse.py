@@ -48,6 +48,7 @@ class Quantizer:
 
     def __init__(self, index: faiss.Index, d: int, nlist: int, metric: int) -> None:
         self.index, self.d, self.nlist, self.metric = index, d, nlist, metric
+        self.clustering_index: faiss.Index | None = None  # k-means'; None: a flat one
         self.cp = faiss.ClusteringParameters()
         self.cp.niter = 10
         self.cp.spherical = metric == faiss.METRIC_INNER_PRODUCT
@@ -101,7 +102,9 @@ class Quantizer:
         cp.verbose = verbose
         x = data.sample(self.nlist * cp.max_points_per_centroid, cp.seed)
         clustering = faiss.Clustering(self.d, self.nlist, cp)
-        index = faiss.IndexFlat(self.d, self.metric)
+        index = self.clustering_index
+        if index is None:
+            index = faiss.IndexFlat(self.d, self.metric)
         n_calls = cp.niter if cp.nredo == 1 else 1
         if n_calls > 1:
             clustering.niter = 1

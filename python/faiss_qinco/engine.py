@@ -293,7 +293,17 @@ class Engine:
     ) -> None:
         """Encode and store x (n, d), any real dtype, all or nothing; ids (n,) int64, None: the next
         numbers."""
-        list_no, codes, lengths = self._encoded(x, coarse, device, progress, "adding")
+        self.store(*self._encoded(x, coarse, device, progress, "adding"), ids)
+
+    def store(
+        self,
+        list_no: np.ndarray,
+        codes: np.ndarray,
+        lengths: np.ndarray | None,
+        ids: np.ndarray | None,
+    ) -> None:
+        """Store codes (n, M) in lists (n,), -1: they take a number only, all or nothing; lengths
+        (n,) float32 where they are corrected; ids as for `add`."""
         with self.changing():
             self.core.add(list_no, codes, lengths=lengths, ids=ids, n_threads=get_num_threads())
             if ids is not None:
@@ -412,8 +422,10 @@ class Engine:
         D: np.ndarray,
         I: np.ndarray,
         device: str,
+        entries: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
-        """The k nearest of each query x (n, d) float32, into D and I (n, k)."""
+        """The k nearest of each query x (n, d) float32, into D and I (n, k); on CPUs also where
+        they are stored, into entries: list_no and offset (n, k) int64."""
         scan, nshort = self._scan(params, probed), min(params.nshort(k), LARGEST)
         full = params.given.ensure_topk_full and scan["max_codes"] > 0
         if full:
@@ -421,7 +433,11 @@ class Engine:
         scan["whole_lists"] = full
         device = resolve_device(device) if nshort else "cpu"
         if device == "cpu":
-            self.core.search(x, k, nshort=nshort, exit_margin=params.exit_margin, D=D, I=I, **scan)
+            list_no, offset = (None, None) if entries is None else entries
+            self.core.search(
+                x, k, nshort=nshort, exit_margin=params.exit_margin, D=D, I=I, list_no=list_no,
+                offset=offset, **scan,
+            )  # fmt: skip
             return
 
         from .ranking.rerank import Shortlist, rerank
@@ -455,6 +471,15 @@ class Engine:
         )
 
     # -- reconstruction -----------------------------------------------------------------------
+
+    def add_codes(self, list_no: np.ndarray, codes: np.ndarray, ids: np.ndarray | None) -> None:
+        """`store`, of codes whose vectors' lengths are not known: those of what they decode to."""
+        lengths = None
+        if self.length_correction:
+            lengths = np.empty(len(codes), np.float32)
+            for part in parts(0, len(codes)):
+                lengths[part] = norms(self.decode(list_no[part], codes[part]))
+        self.store(list_no, codes, lengths, ids)
 
     def decode(self, list_no: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """list_no (n,) int64 and the first of their codes (n, m) uint8 -> (n, d) float32."""

@@ -13,3 +13,7 @@ class ArgumentTypeError(TypeError, AttributeError):
 
 class FactoryError(ValueError, RuntimeError):
     """A factory string that is not understood; FAISS raises RuntimeError."""
+
+
+class KindError(TypeError, RuntimeError):
+    """An index of another kind than is asked for; FAISS raises RuntimeError."""

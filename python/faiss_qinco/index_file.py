@@ -21,6 +21,7 @@ from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig
 from .engine import Engine
 from .index import IndexIVFQINCo, IndexQINCo
+from .index.views import DirectMap
 from .pre_transform import IndexPreTransform
 from .quantizer_file import quantizer_of
 from .ranking.additive import MOST_WEIGHT
@@ -181,7 +182,12 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
                 tensors["centroids"] = vectors
             else:
                 tensors["quantizer"] = faiss.serialize_index(index.quantizer)
-            header["direct_map"] = engine is not None and engine.core.has_direct_map
+            header["direct_map"] = not index.direct_map.no()
+            # The rest only where it is not the default: bytes are those of before.
+            if index.direct_map.type == DirectMap.Hashtable:
+                header["direct_map_type"] = index.direct_map.type
+            if index.max_codes:
+                header["max_codes"] = index.max_codes
         if engine is not None:
             header["codec"], codec = engine.codec.state()
             header["exits"] = [_exit_state(checkpoint) for checkpoint in engine.checkpoints]
@@ -222,6 +228,11 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
             raise FileFormatError(f"quantizer: expected {nlist} centroids, got {quantizer.ntotal}")
         index = IndexIVFQINCo(quantizer, d, nlist, M, nbits, metric, config)
         index.nprobe = take_number(header, "nprobe", int, 0, _SIZE)
+        index._direct_map_type = int("direct_map" in header and _take(header, "direct_map", bool))
+        if index._direct_map_type and "direct_map_type" in header:
+            index._direct_map_type = take_number(header, "direct_map_type", int, 1, 2)
+        if "max_codes" in header:
+            index.max_codes = take_number(header, "max_codes", int, 0, _SIZE)
         cp = _take(header, "cp", dict)
         for name in _CLUSTERING.keys() & cp.keys():
             flag = _CLUSTERING[name] is bool
@@ -244,6 +255,8 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
         index.additive_weight = take_number(header, "additive_weight", float, 0, MOST_WEIGHT)
     if trained:
         index._engine = _engine(reader, index, mapped, checked)
+        if index._wants_direct_map():
+            index._engine.core.make_direct_map()
     return index
 
 
@@ -303,8 +316,6 @@ def _engine(reader: Reader, index: Any, mapped: bool, checked: bool) -> Engine:
         return codes.read(n), finite("bias", bias.read(n)), some
 
     engine.core.import_(sizes, rows, known["n"], ntotal)
-    if "direct_map" in header and _take(header, "direct_map", bool):
-        engine.core.make_direct_map()
     return engine
 
 
@@ -329,8 +340,6 @@ def _restore(
     engine.core.restore(
         sizes, least, made, bits, section("blocks"), section("ids"), ntotal, checked
     )
-    if "direct_map" in header and _take(header, "direct_map", bool):
-        engine.core.make_direct_map()
 
 
 def _pre_transform_state(

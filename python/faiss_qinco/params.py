@@ -75,30 +75,39 @@ class SearchParametersIVFQINCo:
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What an index has set; the last two count where a call has no parameters, as in FAISS."""
+
+    nshort: int | None
+    exit_margin: float
+    M_search: int | None
+    nprobe: int = 1
+    max_codes: int = 0
+
+
+@dataclass(frozen=True)
 class Resolved:
     """The parameters of a call, with the index's where it gave none; k is still to be asked."""
 
     given: SearchParametersIVFQINCo
-    index_nshort: int | None
+    default_nshort: int | None
     exit_margin: float
     M_search: int
     kept_alive: Any  # what the caller gave: it may be all that keeps sel and quantizer_params
 
     def nshort(self, k: int) -> int:
         """The shortlist's length for k results: by default it follows k."""
-        nshort = self.index_nshort if self.given.nshort is None else self.given.nshort
+        nshort = self.default_nshort if self.given.nshort is None else self.given.nshort
         return max(DEFAULT_NSHORT, DEFAULT_K_FACTOR * k) if nshort is None else nshort
 
 
-def resolve_params(
-    params: Any, nprobe: int, nshort: int | None, exit_margin: float, M_search: int | None, M: int
-) -> Resolved:
+def resolve_params(params: Any, index: Defaults, M: int) -> Resolved:
     """The parameters of a call to an index of M codes: its own where `params` is None;
     `faiss.SearchParametersIVF` is taken too. Raises TypeError or RuntimeError for anything else, as
     FAISS does, RuntimeError for an nprobe of 0, and ValueError for an M_search above M."""
     found = params
     if params is None:
-        found = SearchParametersIVFQINCo(nprobe=nprobe)
+        found = SearchParametersIVFQINCo(nprobe=index.nprobe, max_codes=index.max_codes)
     elif isinstance(params, faiss.SearchParametersIVF):
         if getattr(params, "max_lists_num", 0):
             raise RuntimeError("max_lists_num is not supported: set nprobe")
@@ -118,7 +127,8 @@ def resolve_params(
         raise TypeError(f"params: expected SearchParametersIVFQINCo, got {type(params)}")
     if found.nprobe == 0:
         raise RuntimeError("nprobe: expected at least 1, got 0")
-    margin = exit_margin if found.exit_margin is None else found.exit_margin
+    margin = index.exit_margin if found.exit_margin is None else found.exit_margin
+    M_search = index.M_search
     if found.M_search is not None:
         M_search = integer("M_search", found.M_search, 1, M)
-    return Resolved(found, nshort, margin, M if M_search is None else M_search, params)
+    return Resolved(found, index.nshort, margin, M if M_search is None else M_search, params)

@@ -12,6 +12,7 @@ from .checks import as_matrix, check_buffer, check_matrix, filled, usable
 from .errors import ArgumentError
 from .index import IndexIVFQINCo, IndexQINCo
 from .selectors import given
+from .tensors import takes_tensors
 from .threads import get_num_threads, library_threads
 from .training.data import TrainingSet
 from .transform_file import check_transform, kind_of, restore_transform, transform_state
@@ -140,6 +141,7 @@ class IndexPreTransform:
 
     # -- transforms ---------------------------------------------------------------------------
 
+    @takes_tensors
     def apply_chain(self, x: np.ndarray) -> np.ndarray:
         """x (n, d), any real dtype -> (n, index.d) float32, what the index inside gets.
 
@@ -148,6 +150,7 @@ class IndexPreTransform:
         """
         return _apply(self._trained_chain(), as_matrix(x, self.d))
 
+    @takes_tensors
     def reverse_chain(self, xt: np.ndarray) -> np.ndarray:
         """xt (n, index.d), any real dtype -> (n, d) float32, transformed back, as well as it goes.
 
@@ -167,7 +170,10 @@ class IndexPreTransform:
 
     # -- build --------------------------------------------------------------------------------
 
-    def train(self, x: np.ndarray) -> None:
+    @takes_tensors
+    def train(
+        self, x: np.ndarray, *, numeric_type: Any = None, xq_train: np.ndarray | None = None
+    ) -> None:
         """Train the transforms that are not trained yet, each on what the ones before it make of x
         (n, d), any real dtype, a mapped file too; then the index inside, on transformed vectors.
 
@@ -192,14 +198,16 @@ class IndexPreTransform:
                 restore_transform(transform, header, tensors)
             raise
 
-    def add(self, x: np.ndarray) -> None:
+    @takes_tensors
+    def add(self, x: np.ndarray, numeric_type: Any = None) -> None:
         """Transform, encode and store x (n, d), as the `add` of the index inside, block by block.
 
         Raises as that, and RuntimeError for an untrained transform.
         """
         self.index.add(self._view(x))
 
-    def add_with_ids(self, x: np.ndarray, xids: np.ndarray) -> None:
+    @takes_tensors
+    def add_with_ids(self, x: np.ndarray, xids: np.ndarray, numeric_type: Any = None) -> None:
         """As `add`, with ids xids (n,). Raises RuntimeError where the index inside numbers by
         itself, and as its `add_with_ids`."""
         self._ivf("add_with_ids").add_with_ids(self._view(x), xids)
@@ -213,6 +221,7 @@ class IndexPreTransform:
         """Forget all vectors; the training stays."""
         self.index.reset()
 
+    @takes_tensors
     def remove_ids(self, ids: Any) -> int:
         """Remove vectors by their ids (m,), or by a `faiss.IDSelector`: `remove_ids` of the index
         inside."""
@@ -237,6 +246,7 @@ class IndexPreTransform:
 
     # -- search -------------------------------------------------------------------------------
 
+    @takes_tensors
     def search(
         self,
         x: np.ndarray,
@@ -255,6 +265,7 @@ class IndexPreTransform:
         """
         return self.index.search(self._queries(x), k, params=_inner_params(params), D=D, I=I)
 
+    @takes_tensors
     def range_search(
         self, x: np.ndarray, thresh: float, *, params: Any = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -262,18 +273,41 @@ class IndexPreTransform:
         `search`."""
         return self.index.range_search(self._queries(x), thresh, params=_inner_params(params))
 
+    @takes_tensors
+    def search_and_reconstruct(
+        self,
+        x: np.ndarray,
+        k: int,
+        *,
+        params: Any = None,
+        D: np.ndarray | None = None,
+        I: np.ndarray | None = None,
+        R: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`search`, and what the results decode to, transformed back: R (n, k, d) float32, NaN
+        where one is missing. Raises as `search`, and as `reverse_chain`."""
+        D, I, found = self.index.search_and_reconstruct(
+            self._queries(x), k, params=_inner_params(params), D=D, I=I
+        )
+        check_buffer("R", R, (*I.shape, self.d), np.float32)
+        decoded = self.reverse_chain(found.reshape(-1, self.index.d))
+        return D, I, filled(R, decoded.reshape(*I.shape, self.d))
+
+    @takes_tensors
     def assign(self, x: np.ndarray, k: int, labels: np.ndarray | None = None) -> np.ndarray:
         """The ids (n, k) of `search`."""
         return self.search(x, k, I=labels)[1]
 
     # -- reconstruction, codes ----------------------------------------------------------------
 
+    @takes_tensors
     def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vector (d,) float32 of an id, transformed back. Raises as the `reconstruct`
         of the index inside, and as `reverse_chain`."""
         check_buffer("x", x, (self.d,), np.float32)
         return filled(x, self.reverse_chain(self.index.reconstruct(key)[None])[0])
 
+    @takes_tensors
     def reconstruct_n(self, n0: int = 0, ni: int = -1, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vectors of ids n0 .. n0+ni-1, transformed back: (ni, d) float32; ni = -1: all
         from n0. NaN where no vector has the id. Raises as `reconstruct`."""
@@ -281,18 +315,38 @@ class IndexPreTransform:
         check_buffer("x", x, (len(decoded), self.d), np.float32)
         return filled(x, self.reverse_chain(decoded))
 
+    @takes_tensors
+    def reconstruct_batch(self, key: np.ndarray, x: np.ndarray | None = None) -> np.ndarray:
+        """The decoded vectors (n, d) float32 of ids key (n,), transformed back. Raises as that of
+        the index inside, and as `reverse_chain`."""
+        decoded = self.index.reconstruct_batch(key)
+        check_buffer("x", x, (len(decoded), self.d), np.float32)
+        return filled(x, self.reverse_chain(decoded))
+
     def sa_code_size(self) -> int:
         """Bytes per vector of `sa_encode`."""
         return self.index.sa_code_size()
 
-    def sa_encode(self, x: np.ndarray) -> np.ndarray:
+    @takes_tensors
+    def sa_encode(self, x: np.ndarray, codes: np.ndarray | None = None) -> np.ndarray:
         """x (n, d) -> (n, sa_code_size()) uint8. Raises as the `sa_encode` of the index inside."""
-        return self.index.sa_encode(self._queries(x))
+        return self.index.sa_encode(self._queries(x), codes)
 
-    def sa_decode(self, codes: np.ndarray) -> np.ndarray:
+    @takes_tensors
+    def sa_decode(self, codes: np.ndarray, x: np.ndarray | None = None) -> np.ndarray:
         """Codes of `sa_encode` -> (n, d) float32. Raises as the `sa_decode` of the index inside,
         and as `reverse_chain`."""
-        return self.reverse_chain(self.index.sa_decode(codes))
+        decoded = self.index.sa_decode(codes)
+        check_buffer("x", x, (len(decoded), self.d), np.float32)
+        return filled(x, self.reverse_chain(decoded))
+
+    def add_sa_codes(self, codes: np.ndarray, ids: np.ndarray | None = None) -> None:
+        """Store codes of `sa_encode`. Raises as the `add_sa_codes` of the index inside, and
+        RuntimeError for ids where that one numbers by itself."""
+        if ids is None:
+            self.index.add_sa_codes(codes)
+        else:
+            self._ivf("add_sa_codes with ids").add_sa_codes(codes, ids)
 
     def _queries(self, x: Any) -> np.ndarray:
         self._check_trained()

@@ -496,7 +496,7 @@ def test_ctrl_c_after_the_codec_loses_nothing(learn, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("faiss_qinco.index.fit", interrupted)
+        patch.setattr("faiss_qinco.index.training.fit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             index.train(learn[:3000])
     assert not index.is_trained

@@ -163,7 +163,7 @@ def test_training_is_all_or_nothing(x, monkeypatch):
         [faiss.NormalizationTransform(d), opq],
         fq.IndexIVFQINCo(faiss.IndexFlatL2(32), 32, 4, 2, 4, config=TINY, training=training()),
     )
-    import faiss_qinco.index as module
+    import faiss_qinco.index.training as module
 
     def interrupted(*_, **__):
         assert opq.is_trained

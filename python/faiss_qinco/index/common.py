@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import check_matrix, integer
+from ..errors import KindError
 from ..selectors import removal
+from ..tensors import takes_tensors
 from .codes import Codes
 from .searching import Searching
 from .training import Training
@@ -22,8 +24,10 @@ class QINCoIndex(Training, Searching, Codes):
 
     __slots__ = ()
 
-    def add(self, x: np.ndarray) -> None:
-        """Encode and store x (n, d); ids follow on from ntotal.
+    @takes_tensors
+    def add(self, x: np.ndarray, numeric_type: Any = None) -> None:
+        """Encode and store x (n, d), any real dtype; ids follow on from ntotal. numeric_type is
+        FAISS's, and not needed.
 
         A row takes an id but is never found, and `reconstruct_n` gives NaN for it, where it holds
         NaN or inf, its squares overflow float32, or the quantizer has no list for it. All or
@@ -88,9 +92,9 @@ class QINCoIndex(Training, Searching, Codes):
 
     def check_compatible_for_merge(self, other: Self) -> None:
         """Raises RuntimeError, with the reason, where `merge_from` cannot take what another index
-        stores; TypeError where that one is none of this package's."""
+        stores; one that is also a TypeError where that one is none of this package's."""
         if not isinstance(other, QINCoIndex):
-            raise TypeError(f"other: expected a {type(self).__name__}, got {type(other)}")
+            raise KindError(f"other: expected a {type(self).__name__}, got {type(other)}")
         engine, theirs = self._check_trained(), other._check_trained()
         if engine is theirs:
             raise RuntimeError("merge: an index cannot be merged into itself")

@@ -10,6 +10,7 @@ import numpy as np
 from ..checks import check_buffer, filled, integer
 from ..coarse import NoLists
 from ..codec.config import QINCoConfig
+from ..tensors import takes_tensors
 from ..training.config import TrainingConfig
 from .common import QINCoIndex
 from .settings import INT64
@@ -69,7 +70,18 @@ class IndexQINCo(QINCoIndex):
             raise RuntimeError(f"add_id: expected 0, for this index numbers itself, got {add_id}")
         self._merge_from(other, None)
 
+    @takes_tensors
     def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vector (d,) float32 of an id. Raises RuntimeError for an id out of range."""
         check_buffer("x", x, (self.d,), np.float32)
         return filled(x, self.reconstruct_n(key, 1)[0])
+
+    @takes_tensors
+    def add_sa_codes(self, codes: np.ndarray) -> None:
+        """Store codes of `sa_encode`, (n, sa_code_size()) uint8; ids follow on from ntotal. With
+        `length_correction` their vectors count as long as what they decode to.
+
+        Raises as `sa_decode`. FAISS's flat indexes take ids, and forget them; there are none here.
+        """
+        engine = self._check_trained()
+        engine.add_codes(*self._unpacked(codes, 0), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import faiss
@@ -14,15 +15,19 @@ from ..checks import (
     check_matrix,
     filled,
     integer,
+    number,
     result_buffers,
     size,
 )
 from ..coarse import Quantizer
 from ..codec.config import QINCoConfig
 from ..errors import ArgumentError
+from ..params import Defaults
+from ..tensors import takes_tensors
 from ..training.config import TrainingConfig
 from .common import QINCoIndex
 from .settings import INT64
+from .views import DirectMap, InvertedLists
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,7 +60,12 @@ class IndexIVFQINCo(QINCoIndex):
     another dimension; TypeError if `quantizer` is not a faiss index.
     """
 
-    __slots__ = ("_nprobe", "own_fields", "parallel_mode")
+    __slots__ = ("_direct_map_type", "_max_codes", "_nprobe", "own_fields", "parallel_mode")
+
+    PARALLEL_MODE_NO_HEAP_INIT = 1024  # FAISS's, to be or-ed with parallel_mode
+    by_residual = True  # always
+    own_invlists = True
+    quantizer_trains_alone = 0  # k-means finds the centroids, the quantizer is then given them
 
     _coarse: Quantizer
 
@@ -73,7 +83,8 @@ class IndexIVFQINCo(QINCoIndex):
         d, nlist = integer("d", d, 1, 1 << 20), integer("nlist", nlist, 1, 1 << 40)
         coarse = Quantizer(_checked_quantizer(quantizer, d), d, nlist, metric)
         super().__init__(coarse, d, nlist, M, nbits, metric, config, training)
-        self._nprobe, self.own_fields, self.parallel_mode = 1, True, 0
+        self._nprobe, self._max_codes, self._direct_map_type = 1, 0, DirectMap.NoMap
+        self.own_fields, self.parallel_mode = True, 0
 
     def _factory_string(self) -> str:
         return f"IVF{self.nlist},{super()._factory_string()}"
@@ -84,7 +95,9 @@ class IndexIVFQINCo(QINCoIndex):
             quantizer, self.d, self.nlist, M, self.nbits, self.metric_type, self._config,
             self.training,
         )  # fmt: skip
-        index._nprobe, index.parallel_mode = self._nprobe, self.parallel_mode
+        index._nprobe, index._max_codes = self._nprobe, self._max_codes
+        index._direct_map_type = self._direct_map_type
+        index.parallel_mode = self.parallel_mode
         for name, field in vars(faiss.ClusteringParameters).items():
             if isinstance(field, property) and name != "thisown":
                 setattr(index.cp, name, getattr(self.cp, name))
@@ -99,8 +112,20 @@ class IndexIVFQINCo(QINCoIndex):
     def nprobe(self, value: int) -> None:
         self._nprobe = size("nprobe", value)
 
-    def _default_nprobe(self) -> int:
-        return self._nprobe
+    @property
+    def max_codes(self) -> int:
+        """End the scan of a query after so many codes, default 0: never. As in FAISS, only for
+        searches without parameters of their own."""
+        return self._max_codes
+
+    @max_codes.setter
+    def max_codes(self, value: int) -> None:
+        self._max_codes = size("max_codes", value)
+
+    def _defaults(self) -> Defaults:
+        return dataclasses.replace(
+            super()._defaults(), nprobe=self._nprobe, max_codes=self._max_codes
+        )
 
     @property
     def quantizer(self) -> faiss.Index:
@@ -120,6 +145,34 @@ class IndexIVFQINCo(QINCoIndex):
     def cp(self, value: faiss.ClusteringParameters) -> None:
         self._coarse.cp = value
 
+    @property
+    def clustering_index(self) -> faiss.Index | None:
+        """The index that k-means assigns vectors with, one on a GPU for example; None: a flat one
+        on CPUs. Kept neither by files nor by copies."""
+        return self._coarse.clustering_index
+
+    @clustering_index.setter
+    def clustering_index(self, value: faiss.Index | None) -> None:
+        self._coarse.clustering_index = None if value is None else _checked_quantizer(value, self.d)
+
+    # -- lists --------------------------------------------------------------------------------
+
+    @property
+    def invlists(self) -> InvertedLists:
+        """The inverted lists, to be read: `list_size`, `get_ids`, `get_codes`, `print_stats`, …"""
+        return InvertedLists(self)
+
+    def get_list_size(self, list_no: int) -> int:
+        """Vectors in a list. Raises ValueError for a list that does not exist."""
+        return self.invlists.list_size(list_no)
+
+    def check_ids_sorted(self) -> bool:
+        """Whether the ids of each list ascend."""
+        invlists = self.invlists
+        lists = np.flatnonzero(invlists.sizes()).tolist()
+        return all((np.diff(invlists.get_ids(list_no)) >= 0).all() for list_no in lists)
+
+    @takes_tensors
     def search_preassigned(
         self,
         x: np.ndarray,
@@ -145,21 +198,72 @@ class IndexIVFQINCo(QINCoIndex):
         engine, x = self._check_trained(), as_matrix(x, self.d)
         resolved = self._resolve(params)
         k, D, I = result_buffers(k, len(x), D, I)
-        shape = (len(x), resolved.given.nprobe)
-        list_no = np.ascontiguousarray(Iq, np.int64)
-        distance = None if Dq is None else np.ascontiguousarray(Dq, np.float32)
-        for name, array in (("Iq", list_no), ("Dq", distance)):
-            if array is not None and array.shape != shape:
-                raise ArgumentError(f"{name}: expected shape {shape}, got {array.shape}")
-        if list_no.max(initial=-1) >= self.nlist:
-            raise RuntimeError(f"Iq: expected list numbers below {self.nlist}")
-        probed = np.maximum(list_no, -1), distance
+        probed = self._preassigned(len(x), resolved.given.nprobe, Iq, Dq)
         engine.search(x, k, resolved, probed, D, I, self._rerank_device)
         return D, I
 
+    @takes_tensors
+    def range_search_preassigned(
+        self,
+        x: np.ndarray,
+        thresh: float,
+        Iq: np.ndarray,
+        Dq: np.ndarray | None,
+        *,
+        params: Any = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`range_search` in lists that are chosen already; Iq and Dq as of `search_preassigned`,
+        the rest, and what is raised, as of both."""
+        engine, x = self._check_trained(), as_matrix(x, self.d)
+        resolved = self._resolve(params)
+        probed = self._preassigned(len(x), resolved.given.nprobe, Iq, Dq)
+        return engine.range_search(x, number("thresh", thresh), resolved, probed)
+
+    def _preassigned(
+        self, n: int, nprobe: int, Iq: np.ndarray, Dq: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        list_no = np.ascontiguousarray(Iq, np.int64)
+        distance = None if Dq is None else np.ascontiguousarray(Dq, np.float32)
+        for name, array in (("Iq", list_no), ("Dq", distance)):
+            if array is not None and array.shape != (n, nprobe):
+                raise ArgumentError(f"{name}: expected shape {(n, nprobe)}, got {array.shape}")
+        if list_no.max(initial=-1) >= self.nlist:
+            raise RuntimeError(f"Iq: expected list numbers below {self.nlist}")
+        return np.maximum(list_no, -1), distance
+
+    @takes_tensors
+    def search_and_return_codes(
+        self,
+        x: np.ndarray,
+        k: int,
+        *,
+        include_listnos: bool = False,
+        params: Any = None,
+        D: np.ndarray | None = None,
+        I: np.ndarray | None = None,
+        codes: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`search`, and what is stored for the results: D and I (n, k), codes (n, k, code_size)
+        uint8, bytes of 255 where one is missing. Re-ranks on CPUs.
+
+        include_listnos : have the list number in front, in `coarse_code_size()` bytes: codes as
+            `sa_decode` takes them.
+        D, I, codes : buffers to fill and return. Raises as `search`.
+        """
+        k, D, I = result_buffers(k, len(x), D, I)
+        width = self.code_size + (self.coarse_code_size() if include_listnos else 0)
+        check_buffer("codes", codes, (len(x), k, width), np.uint8)
+        with self._found(x, k, params, D, I) as (list_no, offset):
+            stored = self._check_trained().core.codes_at(list_no, offset)
+        stored[list_no < 0] = 0  # any code of nbits
+        packed = self._packed(list_no, stored)[:, -width:]
+        packed[list_no < 0] = 255
+        return D, I, filled(codes, packed.reshape(len(x), k, width))
+
     # -- ids ----------------------------------------------------------------------------------
 
-    def add_with_ids(self, x: np.ndarray, xids: np.ndarray) -> None:
+    @takes_tensors
+    def add_with_ids(self, x: np.ndarray, xids: np.ndarray, numeric_type: Any = None) -> None:
         """As `add`, with ids xids (n,), cast to int64; any values, duplicates kept.
 
         With a direct map as well, where FAISS's sequential ones refuse it.
@@ -236,6 +340,7 @@ class IndexIVFQINCo(QINCoIndex):
         """
         self._merge_from(other, integer("add_id", add_id, *INT64))
 
+    @takes_tensors
     def update_vectors(self, keys: np.ndarray, x: np.ndarray) -> None:
         """Other vectors x (n, d) for the ids keys (n,), which are stored: they are encoded, and may
         change their list. Of an id that is given several times, the last.
@@ -299,19 +404,43 @@ class IndexIVFQINCo(QINCoIndex):
         engine.copy_subset_to(theirs, chosen)
 
     def make_direct_map(self, new_maintain_direct_map: bool = True) -> None:
+        """`set_direct_map_type` of Array, or of NoMap for False."""
+        self.set_direct_map_type(DirectMap.Array if new_maintain_direct_map else DirectMap.NoMap)
+
+    def set_direct_map_type(self, type: int) -> None:
         """Keep a table from id to position, for `reconstruct`, and for `remove_ids` to find its
-        vectors; False: drop it. Of any ids, of duplicates the last in list order: 8 bytes a vector
-        where they are about 0 .. ntotal-1, up to 43 where not.
+        vectors; or drop it. Of duplicates the last in list order.
 
-        Raises RuntimeError if untrained.
+        type : `faiss.DirectMap.NoMap`, `Array` or `Hashtable`. The last two are the same here but
+            for the name: any ids, which may be added and removed, in 8 bytes a vector where they
+            are about 0 .. ntotal-1, up to 43 where not.
+
+        Before `train` as well. Raises RuntimeError for another type, TypeError for no integer.
         """
-        engine = self._check_trained()
-        with engine.changing():
-            if new_maintain_direct_map:
-                engine.core.make_direct_map()
-            else:
-                engine.core.clear_direct_map()
+        if (type := integer("type", type, *INT64)) not in (0, 1, 2):
+            raise RuntimeError(f"type: expected NoMap, Array or Hashtable, got {type}")
+        if self._engine is not None:
+            with self._engine.changing():
+                if type == DirectMap.NoMap:
+                    self._engine.core.clear_direct_map()
+                else:
+                    self._engine.core.make_direct_map()
+        self._direct_map_type = type
 
+    @property
+    def direct_map(self) -> DirectMap:
+        """The direct map, to be read: `type`, `no()`, `get(id)`."""
+        return DirectMap(self)
+
+    def _wants_direct_map(self) -> bool:
+        return self._direct_map_type != DirectMap.NoMap
+
+    def _located(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not self._check_trained().core.has_direct_map:
+            raise RuntimeError("direct map not initialized: call make_direct_map first")
+        return super()._located(ids)
+
+    @takes_tensors
     def reconstruct(self, key: int, x: np.ndarray | None = None) -> np.ndarray:
         """The decoded vector (d,) float32 of an id.
 
@@ -320,11 +449,78 @@ class IndexIVFQINCo(QINCoIndex):
         check_buffer("x", x, (self.d,), np.float32)
         return filled(x, self._check_trained().core.reconstruct(integer("key", key, *INT64)))
 
+    @takes_tensors
+    def reconstruct_from_offset(
+        self, list_no: int, offset: int, recons: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The decoded vector (d,) float32 of an entry of a list. recons: buffer to fill and return.
+
+        Raises ValueError for an entry that does not exist, RuntimeError if untrained.
+        """
+        core = self._check_trained().core
+        list_no = integer("list_no", list_no, 0, self.nlist - 1)
+        place = np.array([list_no]), np.array([integer("offset", offset, *INT64)])
+        check_buffer("recons", recons, (self.d,), np.float32)
+        return filled(recons, core.reconstruct_at(*place)[0])
+
     # -- codes --------------------------------------------------------------------------------
+
+    @takes_tensors
+    def add_sa_codes(self, codes: np.ndarray, ids: np.ndarray | None = None) -> None:
+        """Store codes of `sa_encode`, (n, sa_code_size()) uint8, with ids (n,), None: from ntotal
+        on. With `length_correction` their vectors count as long as what they decode to.
+
+        Raises as `sa_decode`, and as `add_with_ids`.
+        """
+        engine = self._check_trained()
+        list_no, unpacked = self._unpacked(codes, self.coarse_code_size())
+        engine.add_codes(list_no, unpacked, None if ids is None else as_ids(ids, len(list_no)))
+
+    @takes_tensors
+    def encode_vectors(
+        self,
+        x: np.ndarray,
+        list_nos: np.ndarray,
+        include_listnos: bool = False,
+        codes: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """x (n, d) and the lists (n,) they are to be in -> (n, code_size) uint8; include_listnos:
+        with the list number in front, as of `sa_encode`.
+
+        codes : buffer to fill and return. Raises RuntimeError if untrained, for a list that does
+        not exist, or a row that cannot be stored; ValueError (also an AssertionError) for a wrong
+        shape.
+        """
+        engine, x = self._check_trained(), as_matrix(x, self.d)
+        width = self.code_size + (self.coarse_code_size() if include_listnos else 0)
+        check_buffer("codes", codes, (len(x), width), np.uint8)
+        lists = self._checked_lists(list_nos, len(x))
+        return filled(codes, self._packed(*self._encoded(engine, x, lists))[:, -width:])
+
+    @takes_tensors
+    def decode_vectors(
+        self, codes: np.ndarray, list_nos: np.ndarray, x: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Codes (n, code_size) uint8 in lists (n,) -> (n, d) float32, as `sa_decode`, and raises as
+        that. x: buffer to fill and return."""
+        engine = self._check_trained()
+        _, unpacked = self._unpacked(codes, 0)
+        check_buffer("x", x, (len(unpacked), self.d), np.float32)
+        return filled(x, engine.decode(self._checked_lists(list_nos, len(unpacked)), unpacked))
+
+    def _checked_lists(self, list_nos: np.ndarray, n: int) -> np.ndarray:
+        list_no = np.ascontiguousarray(list_nos, np.int64)
+        if list_no.shape != (n,):
+            raise ArgumentError(f"list_nos: expected shape ({n},), got {list_no.shape}")
+        if n and not 0 <= list_no.min() <= list_no.max() < self.nlist:
+            raise RuntimeError(f"list_nos: a list number is not in 0..{self.nlist - 1}")
+        return list_no
 
     def coarse_code_size(self) -> int:
         """Bytes of a list number in `sa_encode`."""
         return ((self.nlist - 1).bit_length() + 7) // 8
+
+    _coarse_bytes = coarse_code_size
 
 
 def _checked_quantizer(quantizer: Any, d: int) -> faiss.Index:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from ..checks import as_matrix, number, result_buffers
-from ..params import Resolved, resolve_params
+from ..checks import as_matrix, check_buffer, filled, number, result_buffers
+from ..params import Defaults, Resolved, resolve_params
+from ..tensors import takes_tensors
+from ..threads import get_num_threads
 from .settings import Settings
 
 
@@ -16,6 +20,7 @@ class Searching(Settings):
 
     __slots__ = ()
 
+    @takes_tensors
     def search(
         self,
         x: np.ndarray,
@@ -30,7 +35,7 @@ class Searching(Settings):
 
         Parameters
         ----------
-        x : (n, d) queries, any real dtype.
+        x : (n, d) queries, any real dtype; torch tensors give tensors back.
         k : results per query.
         params : `SearchParametersIVFQINCo` (or `faiss.SearchParametersIVF`); None: the index's
             nprobe and nshort.
@@ -55,18 +60,55 @@ class Searching(Settings):
         engine.search(x, k, resolved, self._probe(x, resolved), D, I, self._rerank_device)
         return D, I
 
-    def _resolve(self, params: Any) -> Resolved:
-        return resolve_params(
-            params, self._default_nprobe(), self._nshort, self._exit_margin, self._M_search, self.M
-        )
+    @takes_tensors
+    def search_and_reconstruct(
+        self,
+        x: np.ndarray,
+        k: int,
+        *,
+        params: Any = None,
+        D: np.ndarray | None = None,
+        I: np.ndarray | None = None,
+        R: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`search`, and what the results decode to: D and I (n, k), R (n, k, d) float32, what
+        `reconstruct` returns for each, NaN where one is missing. Re-ranks on CPUs.
 
-    def _default_nprobe(self) -> int:
-        return 1
+        D, I, R : buffers to fill and return. Raises as `search`.
+        """
+        k, D, I = result_buffers(k, len(x), D, I)
+        check_buffer("R", R, (len(x), k, self.d), np.float32)
+        with self._found(x, k, params, D, I) as (list_no, offset):
+            core = self._check_trained().core
+            found = core.reconstruct_at(list_no, offset, n_threads=get_num_threads())
+        return D, I, filled(R, found.reshape(len(x), k, self.d))
+
+    @contextmanager
+    def _found(
+        self, x: np.ndarray, k: int, params: Any, D: np.ndarray, I: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """A search into D and I (n, k), and where its results are stored, while nothing moves:
+        list_no and offset (n * k,) int64, -1 where one is missing."""
+        engine, x = self._check_trained(), as_matrix(x, self.d)
+        resolved = self._resolve(params)
+        probed = self._probe(x, resolved)
+        engine.prepare(resolved.M_search)  # which a reading would not let it
+        entries = np.empty(I.shape, np.int64), np.empty(I.shape, np.int64)
+        with engine.core.reading():
+            engine.search(x, k, resolved, probed, D, I, "cpu", entries)
+            yield entries[0].ravel(), entries[1].ravel()
+
+    def _resolve(self, params: Any) -> Resolved:
+        return resolve_params(params, self._defaults(), self.M)
+
+    def _defaults(self) -> Defaults:
+        return Defaults(self._nshort, self._exit_margin, self._M_search)
 
     def _probe(self, x: np.ndarray, params: Resolved) -> tuple[Any, Any]:
         given = params.given
         return self._coarse.probe(x, min(given.nprobe, self.nlist), given.quantizer_params)
 
+    @takes_tensors
     def range_search(
         self, x: np.ndarray, thresh: float, *, params: Any = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,6 +136,7 @@ class Searching(Settings):
         resolved = self._resolve(params)
         return engine.range_search(x, number("thresh", thresh), resolved, self._probe(x, resolved))
 
+    @takes_tensors
     def assign(self, x: np.ndarray, k: int, labels: np.ndarray | None = None) -> np.ndarray:
         """The ids (n, k) of `search`."""
         return self.search(x, k, I=labels)[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 
 from .. import _core
@@ -14,6 +16,7 @@ from ..params import MOST_CODES
 from ..ranking.additive import DEFAULT_WEIGHT, MOST_WEIGHT
 from ..threads import get_num_threads
 from ..training.config import TrainingConfig, check_number
+from .absent import ABSENT
 
 INT64 = (-(1 << 63), (1 << 63) - 1)
 
@@ -54,6 +57,11 @@ class Settings:
         self._coarse = coarse
         self._engine: Engine | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        """Only called for what is not there."""
+        reason = f": {ABSENT[name]}" if name in ABSENT else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{reason}")
+
     def __repr__(self) -> str:
         metric = "L2" if self.metric_type == faiss.METRIC_L2 else "inner product"
         state = f"ntotal={self.ntotal}" if self.is_trained else "untrained"
@@ -84,7 +92,8 @@ class Settings:
 
     @property
     def lists(self) -> _core.Engine:
-        """The inverted lists: `sizes()`, `get_ids(list_no)`, `get_codes(list_no)`."""
+        """The extension's part of the index, for tools: `sizes()`, `get_ids(list_no)`,
+        `get_codes(list_no)` (size, M), a byte per step, and more. `invlists` is what FAISS has."""
         return self._check_trained().core
 
     @property

@@ -14,6 +14,7 @@ from ..codec.statistics import Drift, Statistics, drift
 from ..engine import BLOCK, Engine, residual_bases
 from ..ranking.fitting import POINTS_PER_CODEWORD, fit
 from ..reencode import reencoded
+from ..tensors import takes_tensors
 from ..training import check_files, plan, remove_checkpoint, train_codec
 from ..training.budget import Budget
 from ..training.data import TrainingSet
@@ -28,10 +29,14 @@ class Training(Settings):
 
     __slots__ = ()
 
-    def train(self, x: np.ndarray) -> None:
+    @takes_tensors
+    def train(
+        self, x: np.ndarray, *, numeric_type: Any = None, xq_train: np.ndarray | None = None
+    ) -> None:
         """Train on x (n, d), any real dtype, a mapped file too: coarse quantizer, codec, tables,
         margins of early exit. Says beforehand how long it will take, and shows progress;
         `TrainingConfig` has the time budget (minutes by default), checkpoint and resume.
+        numeric_type and xq_train are FAISS's, and not used, as its IVF indexes do not.
 
         A second `train` trains anew, with the centroids that the quantizer has by then, as in
         FAISS. All or nothing: on an error or Ctrl-C the index is as before, but for a quantizer
@@ -224,10 +229,16 @@ class Training(Settings):
         )  # fmt: skip
         if centroids is None:
             centroids = bases
-        return Engine(
+        engine = Engine(
             codec, centroids, additive, checkpoints, self.metric_type, self.length_correction,
             self.additive_weight,
         )  # fmt: skip
+        if self._wants_direct_map():
+            engine.core.make_direct_map()
+        return engine
+
+    def _wants_direct_map(self) -> bool:
+        return False
 
     def _check_codec(self, codec: QINCoCodec) -> None:
         if not isinstance(codec, QINCoCodec):
