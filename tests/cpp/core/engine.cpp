@@ -343,6 +343,42 @@ TEST_CASE("engine: reconstructs by its direct map, and without one") {
   CHECK(std::equal(one.begin(), one.end(), &with[(n - 1) * d]));
 }
 
+TEST_CASE("engine: where results are, and what is there") {
+  for (const bool corrects : {false, true}) {
+    Index index(corrects ? Metric::InnerProduct : Metric::L2, true, corrects);
+    const idx_t k = 9, n = Index::nq * k, d = Index::d;
+    Engine& engine = *index.engine;
+    Call call = index.call(k, 3, 40);
+    std::vector<float> D(n), x(n * d), stored(d);
+    std::vector<idx_t> I(n), list_no(n), offset(n), l(n), o(n);
+    std::vector<std::uint8_t> codes(n * 3);
+    engine.search(call, k, D.data(), I.data(), {}, {list_no.data(), offset.data()});
+    for (const bool mapped : {false, true}) {
+      if (mapped) engine.make_direct_map({});
+      engine.locate(n, I.data(), l.data(), o.data(), {});
+      CHECK(l == list_no);
+      CHECK(o == offset);
+    }
+    engine.codes_at(n, list_no.data(), offset.data(), codes.data(), {});
+    engine.reconstruct_at(n, list_no.data(), offset.data(), x.data(), {2});
+    for (idx_t i = 0; i < n; ++i) {
+      const idx_t row = (I[i] + 100) / 7;  // of the index's arrays
+      CHECK(list_no[i] == index.list_no[row]);
+      CHECK(std::equal(&codes[i * 3], &codes[i * 3] + 3, &index.codes[row * 3]));
+      engine.reconstruct(I[i], stored.data(), {});
+      CHECK(std::equal(stored.begin(), stored.end(), &x[i * d]));
+    }
+    const idx_t nowhere = -1, first = 0, beyond = Index::n, bad_list = Index::nlist;
+    engine.reconstruct_at(1, &nowhere, &nowhere, x.data(), {});
+    CHECK(std::isnan(x[0]));
+    engine.locate(0, nullptr, nullptr, nullptr, {});
+    for (const auto& [a, b] : {std::pair{first, beyond}, {first, nowhere}, {bad_list, first}}) {
+      CHECK_THROWS_AS(engine.codes_at(1, &a, &b, codes.data(), {}), CheckError);
+      CHECK_THROWS_AS(engine.reconstruct_at(1, &a, &b, x.data(), {}), CheckError);
+    }
+  }
+}
+
 TEST_CASE("engine: a direct map knows ids of one's own, of duplicates the last in list order") {
   Index index(Metric::L2);
   Engine mapped(index.parts()), made(index.parts());
