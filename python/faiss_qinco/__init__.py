@@ -3,6 +3,7 @@
 from ._core import search_stats, simd_level, simd_levels
 from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig
+from .codec.product import PQQINCoCodec
 from .factory import index_factory
 from .index import IndexIVFQINCo, IndexQINCo
 from .index_file import (
@@ -24,6 +25,7 @@ __all__ = [
     "IndexIVFQINCo",
     "IndexPreTransform",
     "IndexQINCo",
+    "PQQINCoCodec",
     "QINCoCodec",
     "QINCoConfig",
     "SearchParametersIVFQINCo",
