@@ -5,6 +5,7 @@ from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig
 from .codec.product import PQQINCoCodec
 from .factory import index_factory
+from .from_faiss import from_faiss
 from .index import IndexIVFQINCo, IndexQINCo
 from .index_file import (
     deserialize_index,
@@ -32,6 +33,7 @@ __all__ = [
     "TrainingConfig",
     "deserialize_index",
     "finetune",
+    "from_faiss",
     "get_num_threads",
     "index_factory",
     "read_index",
