@@ -13,6 +13,7 @@ from .archive import Archive, Object
 Model = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 _MOST = 1 << 40
+_LONGEST = 80  # path of a parameter
 _SIZES = (16, 32, 64, 128, 256)
 _STATISTICS = (".xtarget_mean", ".xtarget_var")  # of version 2's training: nothing decodes by them
 
@@ -142,10 +143,14 @@ def state_dict(model: Object) -> dict[str, Any]:
         if id(module) in seen:  # and round and round
             raise FileFormatError(f"{prefix.removesuffix('.')}: a module that is elsewhere too")
         seen.add(id(module))
-        for name, value in _dict(module, "_parameters").items():
+        parameters, modules = _dict(module, "_parameters"), _dict(module, "_modules")
+        # What all have in front counts as often: paths could take much more than the file.
+        if any(len(prefix) + len(name) > _LONGEST for name in (*parameters, *modules)):
+            raise FileFormatError("names of parameters that no QINCo model has")
+        for name, value in parameters.items():
             if value is not None:
                 found[f"{prefix}{name}"] = value
-        for name, child in _dict(module, "_modules").items():
+        for name, child in modules.items():
             if not isinstance(child, Object):
                 raise FileFormatError(f"{prefix}{name}: expected a module")
             waiting.append((f"{prefix}{name}.", child))

@@ -226,6 +226,11 @@ def test_bombs(tmp_path):
     with open_archive(path) as archive, pytest.raises(FileFormatError, match="more than the file"):
         for tensor in archive.root:
             archive.array("x", tensor)
+    # Modules in modules in modules, whose paths have them all.
+    level = b"h\0)\x81}(X\x0b\0\0\0_parameters}X\x08\0\0\0_modules}X\1\0\0\0x"
+    chain = b"\x80\2cmodel_qinco\nQINCo\nq\0" + 20_000 * level + b"h\0)\x81" + 20_000 * b"sub"
+    archive_of(path, chain.replace(b"q\0h\0", b"q\0") + b".")
+    assert peak_of(refused, path, "names of parameters") < 64 << 20
     # A place in the pickle's memory, for which pickle allocates all up to it.
     archive_of(path, b"\x80\2Nr\xff\xff\xff\x7f.")
     bomb("expected a QINCo model")
