@@ -3,7 +3,9 @@
 from ._core import search_stats, simd_level, simd_levels
 from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig
+from .codec.product import PQQINCoCodec
 from .factory import index_factory
+from .from_faiss import from_faiss
 from .index import IndexIVFQINCo, IndexQINCo
 from .index_file import (
     deserialize_index,
@@ -24,12 +26,14 @@ __all__ = [
     "IndexIVFQINCo",
     "IndexPreTransform",
     "IndexQINCo",
+    "PQQINCoCodec",
     "QINCoCodec",
     "QINCoConfig",
     "SearchParametersIVFQINCo",
     "TrainingConfig",
     "deserialize_index",
     "finetune",
+    "from_faiss",
     "get_num_threads",
     "index_factory",
     "read_index",

@@ -15,6 +15,7 @@ DATA = Path(fq.__file__).parent / "data" / "sift_demo"
 FAST = {  # modules that train nothing
     "test_additive", "test_container", "test_data", "test_evaluate", "test_factory", "test_golden",
     "test_index_model", "test_model", "test_plots", "test_structure", "test_vectors",
+    "test_archive", "test_published",
 }  # fmt: skip
 TINY = fq.QINCoConfig(L=1, d_e=None, d_h=32, A=8, B=4, train_A=4, train_B=2)
 

@@ -19,7 +19,7 @@ from faiss_qinco.cli import _parser, evaluation, main
 from faiss_qinco.storage.vectors import read_vectors, write_vectors
 from faiss_qinco.tools import options
 
-COMMANDS = ["demo", "train", "build", "search", "eval", "info", "inspect"]
+COMMANDS = ["demo", "train", "build", "search", "eval", "info", "inspect", "convert"]
 TRAIN = ["train", "--learn", "x.fvecs", "--out", "x.fqi"]
 
 

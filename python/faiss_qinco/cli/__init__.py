@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__, demo
 from ..errors import FactoryError
-from . import build, evaluation, info, inspect, search, train, verify
+from . import build, convert, evaluation, info, inspect, search, train, verify
 
 COMMANDS = {
     "demo": (demo, "compare with faiss's PQ and RQ on real vectors"),
@@ -19,6 +19,7 @@ COMMANDS = {
     "search": (search, "the nearest stored vectors of queries"),
     "eval": (evaluation, "recall and speed of an index, for several settings of its search"),
     "inspect": (inspect, "a page that shows what goes on inside a codec or an index"),
+    "convert": (convert, "published models and faiss indexes of QINCo codes, from and to"),
     "info": (info, "what a file holds, or what runs here"),
     "verify": (verify, "whether an index or a codec is whole"),
 }

@@ -13,6 +13,8 @@ import numpy as np
 from .. import _core
 from ..checks import complaint, integer, usable
 from ..errors import ArgumentError
+from ..interop.archive import is_archive, open_archive
+from ..interop.published import published_model
 from ..progress import progress_bar
 from ..storage.container import (
     FileFormatError,
@@ -24,6 +26,7 @@ from ..storage.container import (
 from ..threads import get_num_threads
 from .config import QINCoConfig
 from .devices import check_device, resolve_device, use_bf16
+from .product import PQQINCoCodec, checked_rotation
 from .statistics import Statistics
 from .weights import pack_weights, tensor_shapes, with_prefix
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .model import QINCo
 
 ENCODE_BATCH = 1024
+MOST_PARTS = 256  # of PQ-QINCo
 FLOAT = np.finfo(np.float32)
 
 
@@ -203,6 +207,7 @@ class QINCoCodec:
         A: int | None = None,
         B: int | None = None,
         additive: AdditiveTerm | None = None,
+        per_hypothesis: bool = False,
         device: str = "auto",
         progress: bool = False,
     ) -> np.ndarray:
@@ -212,11 +217,14 @@ class QINCoCodec:
         to (default: the nearest centroid by `metric`) and the result is (n, M + 1) int32, the list
         first; else (n, M) uint8. A, B: default the config's; A 0: all K codewords, the only choice
         without pre-selection codebooks. additive: of the last hypotheses that of the least error,
-        this term included, is taken, not that of the least error alone. device: "auto", "cpu" (the
-        extension) or a torch device; "cpu:0" is torch on CPU tensors. Raises ValueError for wrong
-        shapes, A, B, a list that does not exist, and, naming the row, for a vector with NaN or inf
-        or one too long for squared distances in float32 (see `encodable`); RuntimeError where torch
-        cannot use the device.
+        this term included, is taken, not that of the least error alone. per_hypothesis: the
+        papers' search, with A codewords for each hypothesis (max(A, B) in the first network), in
+        float32 and in torch: the codes that the reference program gives for a published model, for
+        more work and about the same error. device: "auto", "cpu" (the extension) or a torch
+        device; "cpu:0" is torch on CPU tensors. Raises ValueError for wrong shapes, A, B, a list
+        that does not exist, and, naming the row, for a vector with NaN or inf or one too long for
+        squared distances in float32 (see `encodable`); RuntimeError where torch cannot use the
+        device.
         """
         x = _rows("x", x, self.d)
         if list_no is not None and (self.nlist is None or list_no.shape != (len(x),)):
@@ -243,11 +251,13 @@ class QINCoCodec:
         device = resolve_device(device)
         if additive is not None:
             self._check_additive(additive)
-        if device == "cpu":
+        if device == "cpu" and not per_hypothesis:
             encode = partial(self._encode, additive=_packed(additive))
         else:
             term = self._normalised(additive, device)
-            encode = partial(self._encode_torch, additive=term, device=device)
+            encode = partial(
+                self._encode_torch, additive=term, per_hypothesis=per_hypothesis, device=device
+            )
         parts = [slice(i, min(i + ENCODE_BATCH, len(x))) for i in range(0, len(x), ENCODE_BATCH)]
         for part in parts:  # before the work of hours
             rows = np.ascontiguousarray(x[part], np.float32)
@@ -324,6 +334,7 @@ class QINCoCodec:
         B: int,
         *,
         additive: tuple[torch.Tensor, torch.Tensor, float] | None,
+        per_hypothesis: bool = False,
         device: str,
     ) -> np.ndarray:
         import torch
@@ -331,10 +342,11 @@ class QINCoCodec:
         from .encoding import beam_encode
 
         model = self._model(device)
-        dtype = torch.bfloat16 if use_bf16(None, device) else torch.float32
+        bf16 = use_bf16(None, device) and not per_hypothesis
+        steps = self._steps(device, torch.bfloat16 if bf16 else torch.float32)
         rows = torch.from_numpy((x - self.mean) / np.float32(self.std)).to(device)
         lists = None if list_no is None else torch.tensor(list_no, device=device)
-        codes = beam_encode(model, self._steps(device, dtype), rows, lists, A, B, additive)[0]
+        codes = beam_encode(model, steps, rows, lists, A, B, additive, per_hypothesis)[0]
         return codes[:, -self.M :].to(torch.uint8).cpu().numpy()
 
     def assign(self, x: np.ndarray) -> np.ndarray | None:
@@ -506,14 +518,42 @@ class QINCoCodec:
         """Write the model file (safetensors with a JSON header), atomically."""
         write_tensors(path, "codec", *self.state())
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> QINCoCodec:
-        """Read a model file. Raises RuntimeError for one missing, damaged or of another kind."""
-        with open_tensors(path, "codec") as reader:
-            return cls.from_state(reader.header, reader.all())
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Any:
+        """Read a model file: ours, or a published one (`.pt`) of version 1 (QINCo, QINCo-LR,
+        IVF-QINCo, PQ-QINCo) or 2 (QINCo2). A PQ-QINCo is a `PQQINCoCodec`, all others QINCoCodecs.
+
+        A published file is read without torch, and nothing that is in it is run. Codes are decoded
+        as its own program does; `encode(x, per_hypothesis=True)` gives the same ones.
+
+        Raises RuntimeError (FileFormatError or MissingFileError) for a file that is missing,
+        damaged, of another kind, or holds anything else than such a model.
+        """
+        if not isinstance(path, (str, bytes, os.PathLike)) or not is_archive(path):
+            with open_tensors(path, "codec") as reader:
+                return _codec(reader.header, reader.all())
+        with open_archive(path) as archive:
+            return _codec(*published_model(archive))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return QINCoCodec.from_state, self.state()
+
+
+def _codec(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> QINCoCodec | PQQINCoCodec:
+    """What a file holds. Raises as `QINCoCodec.from_state`."""
+    if "parts" not in header:
+        return QINCoCodec.from_state(header, tensors)
+    headers = header["parts"]
+    if not isinstance(headers, list) or not 0 < len(headers) <= MOST_PARTS:
+        raise FileFormatError(f"parts: expected a list of 1 to {MOST_PARTS} headers")
+    of_parts = [with_prefix(tensors, f"parts.{i}.") for i in range(len(headers))]
+    if sum(map(len, of_parts)) + ("matrix" in tensors) != len(tensors):
+        raise FileFormatError("codec: tensors do not fit the header")
+    parts = [QINCoCodec.from_state(*own) for own in zip(headers, of_parts, strict=True)]
+    matrix = tensors.get("matrix")
+    if matrix is not None:
+        matrix = checked_rotation(matrix, sum(part.d for part in parts))
+    return PQQINCoCodec(parts, matrix)
 
 
 def _rows(name: str, x: np.ndarray, d: int) -> np.ndarray:

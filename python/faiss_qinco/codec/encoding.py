@@ -39,9 +39,12 @@ class CompiledStep:
         if step.preselect is not None:
             self.preselect = (step.preselect.to(dtype), step.preselect.square().sum(1) * 0.5)
 
-    def preselected(self, e: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    def preselected(
+        self, e: Tensor, width: int, per_hypothesis: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """(n, H, d) errors x̂ - x of the hypotheses -> of all H·K pairs of a hypothesis and a
-        codeword, the `width` with the least error before the network: both (n, width)."""
+        codeword, the `width` with the least error before the network: both (n, width).
+        per_hypothesis: for each hypothesis the best width / H."""
         n, H, _ = e.shape
         K = self.codebook.shape[0]
         if width == H * K:
@@ -50,6 +53,11 @@ class CompiledStep:
             assert self.preselect is not None
             codewords, half_norms = self.preselect
             score = (e.to(codewords.dtype) @ codewords.T).float().add_(half_norms)
+            if per_hypothesis:
+                # Sorted: which of equal errors `topk` takes hangs on their order.
+                k = score.topk(width // H, dim=2, largest=False).indices
+                parent = torch.arange(H, device=e.device)[:, None].expand_as(k)
+                return parent.flatten(1), k.flatten(1)
             score.add_(0.5 * e.square().sum(2, keepdim=True))
             best = score.view(n, -1).topk(width, dim=1, largest=False, sorted=False).indices
         return best // K, best % K
@@ -94,11 +102,13 @@ def beam_encode(
     A: int,
     B: int,
     additive: tuple[Tensor, Tensor, float] | None = None,
+    per_hypothesis: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Encode normalised vectors.
 
     B hypotheses go on from step to step; the network sees A·B candidates, the best of all
-    hypotheses and codewords together before the network (the paper takes A for each hypothesis).
+    hypotheses and codewords together before the network. per_hypothesis: A for each hypothesis, as
+    in the paper, and max(A, B) for the first network.
     x (n, d) float32; lists (n,) int64 with an IVF, else None (the first code is then searched as
     well). additive: as `AdditiveTerm`, normalised. Returns codes (n, 1 + n_steps) int64, the base
     first, and the squared error (n,) in normalised space as the encoder saw it.
@@ -112,14 +122,16 @@ def beam_encode(
         codes = score.topk(min(B, base.shape[0]), dim=1, largest=False).indices[:, :, None]
     e = model.base[codes[:, :, 0]] - x[:, None]
     for m, step in enumerate(steps):
-        width = min(A * B, codes.shape[1] * step.codebook.shape[0])
+        H, K = codes.shape[1], step.codebook.shape[0]
+        each = min(A if m else max(A, B), K)
+        width = H * each if per_hypothesis else min(A * B, H * K)
         keep = 1 if m == len(steps) - 1 else min(B, width)
         new_codes = torch.empty(n, keep, m + 2, dtype=torch.int64, device=x.device)
         new_e = torch.empty(n, keep, d, device=x.device)
         chunk = max(1, rows_at_once(x.device) // width)
         for i in range(0, n, chunk):
             part = slice(i, i + chunk)
-            parent, k = step.preselected(e[part], width)
+            parent, k = step.preselected(e[part], width, per_hypothesis)
             cand = step.errors(e[part], x[part, None] + e[part], parent, k)
             err = torch.linalg.vector_norm(cand, dim=2, dtype=torch.float32)
             if additive is not None and m == len(steps) - 1:

@@ -403,6 +403,34 @@ class IndexIVFQINCo(QINCoIndex):
 
         engine.copy_subset_to(theirs, chosen)
 
+    def to_faiss(
+        self, search_type: int = faiss.AdditiveQuantizer.ST_norm_qint8
+    ) -> faiss.IndexIVFResidualQuantizer:
+        """What is stored as a plain faiss index, `IVF<nlist>,RQ<M>x<nbits>_Nqint8`, whose `search`
+        finds what this one's does with nshort 0, but for the rounding of its norms: for faiss's
+        wrappers and servers. With the codec beside it, `faiss_qinco.from_faiss` makes it an index
+        again. Not to be added to: faiss would store codes that mean something else.
+
+        search_type : how faiss keeps norms: ST_norm_qint8, a byte, which the published files have,
+            ST_norm_qint4, ST_norm_float (four bytes, and nearly this index's distances), or none
+            (ST_decompress).
+
+        A copy; quantizer, ids and nprobe are kept, a direct map is not. Other threads may search
+        meanwhile.
+
+        Raises RuntimeError if untrained, ValueError with inner product, where codes add to the
+        means of lists, which faiss does not know, and for another search_type.
+        """
+        from ..interop.ivf_rq import ivf_rq
+
+        engine = self._check_trained()
+        if self.metric_type != faiss.METRIC_L2 or engine.bases is not engine.centroids:
+            raise ValueError("to_faiss: expected an index of L2")
+        with engine.core.reading():
+            index = ivf_rq(self.quantizer, engine.additive, engine.core, search_type)
+        index.nprobe = self.nprobe
+        return index
+
     def make_direct_map(self, new_maintain_direct_map: bool = True) -> None:
         """`set_direct_map_type` of Array, or of NoMap for False."""
         self.set_direct_map_type(DirectMap.Array if new_maintain_direct_map else DirectMap.NoMap)

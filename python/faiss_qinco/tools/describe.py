@@ -1,4 +1,5 @@
-"""What a file holds, from its head: vectors, one of our indexes or codecs, a faiss index."""
+"""What a file holds, from its head: vectors, one of our indexes or codecs, a published model, a
+faiss index."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 import faiss
 
+from ..codec.codec import QINCoCodec
 from ..storage.container import FileFormatError, describe_container, reading
 from ..storage.vectors import describe_vectors
 
@@ -25,9 +27,10 @@ _HEADER = (
 def describe(path: str) -> dict[str, Any]:
     """What a file is and holds, as JSON would have it, without reading its data.
 
-    "kind" is "index", "codec", "faiss index" or that of `VectorFile`. The others follow the kind:
-    n, d, dtype; what an index or codec was made with, whether it is trained, and "parts", the bytes
-    by what holds them; the class of a faiss index (of which faiss reads what it cannot map).
+    "kind" is "index", "codec", "published codec" (which is read whole), "faiss index" or that of
+    `VectorFile`. The others follow the kind: n, d, dtype; what an index or codec was made with,
+    whether it is trained, and "parts", the bytes by what holds them (of a published PQ-QINCo, how
+    many codecs it is); the class of a faiss index (of which faiss reads what it cannot map).
     "bytes" is the file's size, a dataset's in HDF5.
 
     Raises MissingFileError and FileFormatError (both RuntimeError), ValueError for a file of none
@@ -39,6 +42,13 @@ def describe(path: str) -> dict[str, Any]:
             head = opened.read(200)
     if b'"__metadata__"' in head:
         found = _container(path)
+    elif head[:4] == b"PK\3\4":
+        codec = QINCoCodec.load(path)
+        found = {"kind": "published codec", "d": codec.d, "M": codec.M}
+        header = codec.state()[0]
+        found |= {name: header[name] for name in _HEADER if name in header}
+        found |= {"parts": len(header["parts"])} if "parts" in header else {}
+        found["bytes"] = os.path.getsize(path)
     elif head[:1] == b"I" and head[:4].isalnum():
         found = _faiss(path)
     else:

@@ -93,7 +93,7 @@ void check_same(const Engine& rated, const Engine& cut, Call call) {
     std::vector<idx_t> I(n), list_no(n);
     std::vector<std::uint8_t> codes(n * m);
     engine.search(call, call.k, D.data(), I.data(), {1},
-                  {list_no.data(), codes.data(), length.data()});
+                  {list_no.data(), nullptr, codes.data(), length.data()});
     return std::tuple{I, list_no, codes, length};
   };
   const auto expected = found(cut, 0), got = found(rated, static_cast<int>(m));
