@@ -17,13 +17,24 @@ from .pre_transform import IndexPreTransform
 from .threads import get_num_threads, set_num_threads
 from .training import finetune
 from .training.config import TrainingConfig
+from .wrappers.id_map import IndexIDMap, IndexIDMap2
+from .wrappers.refine import IndexRefine, IndexRefineFlat
+from .wrappers.search_params import IndexRefineSearchParameters
+from .wrappers.shards import IndexReplicas, IndexShards
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "IndexIDMap",
+    "IndexIDMap2",
     "IndexIVFQINCo",
     "IndexPreTransform",
     "IndexQINCo",
+    "IndexRefine",
+    "IndexRefineFlat",
+    "IndexRefineSearchParameters",
+    "IndexReplicas",
+    "IndexShards",
     "QINCoCodec",
     "QINCoConfig",
     "SearchParametersIVFQINCo",
