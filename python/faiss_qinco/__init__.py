@@ -14,6 +14,7 @@ from .index_file import (
 )
 from .params import SearchParametersIVFQINCo
 from .pre_transform import IndexPreTransform
+from .register import register, unregister
 from .threads import get_num_threads, set_num_threads
 from .training import finetune
 from .training.config import TrainingConfig
@@ -44,11 +45,13 @@ __all__ = [
     "get_num_threads",
     "index_factory",
     "read_index",
+    "register",
     "search_stats",
     "serialize_index",
     "set_num_threads",
     "simd_level",
     "simd_levels",
+    "unregister",
     "verify_index",
     "write_index",
 ]
