@@ -16,16 +16,28 @@ from .index_file import (
 )
 from .params import SearchParametersIVFQINCo
 from .pre_transform import IndexPreTransform
+from .register import register, unregister
 from .threads import get_num_threads, set_num_threads
 from .training import finetune
 from .training.config import TrainingConfig
+from .wrappers.id_map import IndexIDMap, IndexIDMap2
+from .wrappers.refine import IndexRefine, IndexRefineFlat
+from .wrappers.search_params import IndexRefineSearchParameters
+from .wrappers.shards import IndexReplicas, IndexShards
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "IndexIDMap",
+    "IndexIDMap2",
     "IndexIVFQINCo",
     "IndexPreTransform",
     "IndexQINCo",
+    "IndexRefine",
+    "IndexRefineFlat",
+    "IndexRefineSearchParameters",
+    "IndexReplicas",
+    "IndexShards",
     "PQQINCoCodec",
     "QINCoCodec",
     "QINCoConfig",
@@ -37,11 +49,13 @@ __all__ = [
     "get_num_threads",
     "index_factory",
     "read_index",
+    "register",
     "search_stats",
     "serialize_index",
     "set_num_threads",
     "simd_level",
     "simd_levels",
+    "unregister",
     "verify_index",
     "write_index",
 ]

@@ -13,6 +13,8 @@ import numpy as np
 
 from .errors import ArgumentError, ArgumentTypeError
 
+INT64 = (-(1 << 63), (1 << 63) - 1)
+
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """An integer in low..high. Raises TypeError for anything else than one, ValueError outside."""

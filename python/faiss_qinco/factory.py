@@ -14,6 +14,9 @@ from .pre_transform import IndexPreTransform
 from .storage.container import FileFormatError
 from .training.config import TrainingConfig
 from .transform_file import copy_transform
+from .wrappers.base import Wrapper
+from .wrappers.id_map import IndexIDMap, IndexIDMap2
+from .wrappers.refine import IndexRefine, IndexRefineFlat
 
 _PATTERN = re.compile(
     r"(?:(?P<transforms>.+?),)??"
@@ -22,37 +25,58 @@ _PATTERN = re.compile(
 )
 
 
+Index = IndexIVFQINCo | IndexQINCo | IndexPreTransform | Wrapper
+
+
 def index_factory(
     d: int,
     description: str,
     metric: int = faiss.METRIC_L2,
     training: TrainingConfig | None = None,
-) -> IndexIVFQINCo | IndexQINCo | IndexPreTransform:
+) -> Any:
     """Build an untrained index for vectors of dimension d.
 
     `IVF<nlist>[_HNSW<m>],QINCo<M>[x<nbits>][_<preset>]` or `QINCo<M>[x<nbits>][_<preset>]`;
     nbits defaults to 8 and the preset to "auto". In front of either, transforms of vectors as in
     faiss's `index_factory`: `OPQ16_64,IVF1024,QINCo8x8`, `PCAR128,…`, `RR,…`, `L2norm,PCA64,…`:
-    those that the faiss installed understands (see `IndexPreTransform`).
+    those that the faiss installed understands (see `IndexPreTransform`). Behind all of this
+    `,RFlat` or `,Refine(…)`, what is in the brackets being any index of faiss (see `IndexRefine`);
+    and around everything `IDMap,` or `IDMap2,`, in front or, as `,IDMap`, at the end.
 
     Our own part may be written in any case (`qinco8x8_xs`); the parts that are faiss's are as faiss
     wants them. Raises ValueError (also a RuntimeError) for a string that is not understood,
     TypeError for a d that is no integer.
     """
     d = integer("d", d, 1, 1 << 20)
-    match = _PATTERN.fullmatch(description.replace(" ", ""))
+    try:
+        return _parsed(d, description.replace(" ", ""), metric, training)
+    except FactoryError:
+        raise
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise FactoryError(f"{description!r}: {error}") from error
+
+
+def _parsed(d: int, description: str, metric: int, training: TrainingConfig | None) -> Index:
+    """In faiss's order: ids, refinement, transforms, the index itself."""
+    for kind in (IndexIDMap2, IndexIDMap):
+        name = kind.__name__.removeprefix("Index")
+        if match := re.fullmatch(f"(.+),{name}|{name},(.+)", description):
+            return kind(_parsed(d, match[1] or match[2], metric, training))
+    if match := re.fullmatch(r"(.+),RFlat", description):
+        return IndexRefineFlat(_parsed(d, match[1], metric, training))
+    if match := re.fullmatch(r"(.+),Refine\((.+)\)", description):
+        refinement = faiss.index_factory(d, match[2], metric)
+        return IndexRefine(_parsed(d, match[1], metric, training), refinement)
+    match = _PATTERN.fullmatch(description)
     if match is None:
         raise FactoryError(
             f"could not parse {description!r}: expected IVF<nlist>[_HNSW<m>],QINCo<M>x<nbits>"
             "[_<preset>] or QINCo<M>x<nbits>[_<preset>], or transforms such as OPQ16 before it"
         )
-    try:
-        if match["transforms"] is None:
-            return _index(d, match, metric, training)
-        chain = _transforms(d, match["transforms"])
-        return IndexPreTransform(chain, _index(chain[-1].d_out, match, metric, training))
-    except ValueError as error:
-        raise FactoryError(f"{description!r}: {error}") from error
+    if match["transforms"] is None:
+        return _index(d, match, metric, training)
+    chain = _transforms(d, match["transforms"])
+    return IndexPreTransform(chain, _index(chain[-1].d_out, match, metric, training))
 
 
 def _index(

@@ -43,8 +43,9 @@ from .storage.container import (
     to_bytes,
     write_tensors,
 )
-from .training.config import TrainingConfig
 from .transform_file import transform_from_state, transform_state
+from .wrappers.base import Wrapper, leaves
+from .wrappers.file import WRAPPERS, wrapper_from_state, wrapper_state
 
 _MMAP_IFC = getattr(faiss, "IO_FLAG_MMAP_IFC", 0x200)  # newer than faiss 1.9
 _MAPPED = faiss.IO_FLAG_MMAP | _MMAP_IFC
@@ -58,7 +59,7 @@ _CLUSTERING = {
 }  # fmt: skip
 
 
-Index = IndexIVFQINCo | IndexQINCo | IndexPreTransform
+Index = IndexIVFQINCo | IndexQINCo | IndexPreTransform | Wrapper
 
 
 def write_index(index: Index, path: Path | BinaryIO) -> None:
@@ -155,6 +156,10 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
         with index_state(index.index) as (inner, parts):
             yield _pre_transform_state(index, inner, parts)
         return
+    if isinstance(index, Wrapper):
+        with wrapper_state(index, index_state) as state:
+            yield state
+        return
     engine = index._engine
     with nullcontext() if engine is None else engine.core.reading():
         config = index._config
@@ -211,6 +216,8 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
         raise FileFormatError(f"unknown index type {kind!r:.80}")
     if kind == "IndexPreTransform":
         return _pre_transform(reader, mapped, checked)
+    if kind in WRAPPERS:
+        return wrapper_from_state(reader, lambda part: index_from_state(part, mapped, checked))
     d, M = take_number(header, "d", int, 1, 1 << 20), take_number(header, "M", int, 1, 64)
     nlist = take_number(header, "nlist", int, 1, 1 if kind == "IndexQINCo" else 1 << 40)
     nbits = take_number(header, "nbits", int, 4, 8)
@@ -357,8 +364,6 @@ def _pre_transform_state(
 
 def _pre_transform(reader: Reader, mapped: bool, checked: bool) -> IndexPreTransform:
     inner = _take(reader.header, "index", dict)
-    if inner.get("type") == "IndexPreTransform":
-        raise FileFormatError("index: a chain of transforms in another one")
     index = index_from_state(reader.nested(inner, "index."), mapped, checked)
     transforms = [
         transform_from_state(header, reader.all(f"transforms.{i}."))
@@ -446,17 +451,19 @@ def _reduce(index: Any) -> tuple[Any, ...]:
     """What pickle and copy call: the tensors whole, and what files do not keep."""
     with index_state(index) as (header, tensors):
         arrays = in_memory("index", header, tensors).all()
-    return _copied, (header, arrays, index.training, index.rerank_device)
+    settings = [(leaf.training, leaf.rerank_device) for leaf in leaves(index)]
+    return _copied, (header, arrays, settings)
 
 
-def _copied(
-    header: dict[str, Any], arrays: dict[str, np.ndarray], training: TrainingConfig, device: str
-) -> Any:
+def _copied(header: dict[str, Any], arrays: dict[str, np.ndarray], settings: list[Any]) -> Any:
     index = index_from_state(in_memory("index", header, arrays))
-    index.training, index.rerank_device = training, device
+    for leaf, (training, device) in zip(leaves(index), settings, strict=True):
+        leaf.training, leaf.rerank_device = training, device
     return index
 
 
-_TYPES = {kind.__name__: kind for kind in (IndexIVFQINCo, IndexQINCo, IndexPreTransform)}
+_TYPES: dict[str, type] = {
+    kind.__name__: kind for kind in (IndexIVFQINCo, IndexQINCo, IndexPreTransform)
+} | WRAPPERS
 for _kind in _TYPES.values():
     copyreg.pickle(_kind, _reduce)

@@ -16,25 +16,13 @@ from .tensors import takes_tensors
 from .threads import get_num_threads, library_threads
 from .training.data import TrainingSet
 from .transform_file import check_transform, kind_of, restore_transform, transform_state
+from .wrappers.of_index import OfIndex as _OfIndex
 
 ENTRIES = 1 << 26  # of the vectors that one transform is trained on, at most
 OPQ_SHARE = 0.25  # of the time of a training, for each OPQ
 # Seconds of one core for an iteration of OPQ: for each subspace and k-means iteration, for each
 # product there, and for d cubed; fitted on an AMD Zen 5, others at work beside it.
 OPQ_SECONDS = 1e-2, 5e-11, 3e-8
-
-
-class _OfIndex:
-    """An attribute of the index inside, to be read and set here as well."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, outer: IndexPreTransform | None, owner: type | None = None) -> Any:
-        return self if outer is None else getattr(outer.index, self.name)
-
-    def __set__(self, outer: IndexPreTransform, value: Any) -> None:
-        setattr(outer.index, self.name, value)
 
 
 class Chain(tuple[Any, ...]):

@@ -48,7 +48,7 @@ def id_filter(sel: Any, n_threads: int) -> tuple[_core.IdFilter | None, int]:
     if type(sel) is faiss.IDSelectorBitmap:
         bitmap: Any = sel  # the attribute is swig's
         return _core.IdFilter.bitmap(bitmap.n, int(bitmap.bitmap)), n_threads
-    if not _is_native(sel) or not _layout_is_known():
+    if not is_native(sel) or not _layout_is_known():
         return _core.IdFilter.python(sel.is_member), 1
     calls_python = _contains(sel, _CALLBACK)
     cheap = not calls_python and not _contains(sel, faiss.IDSelectorArray)  # it searches its array
@@ -83,7 +83,7 @@ def _address(sel: Any) -> int:
     return int(sel.this)
 
 
-def _is_native(sel: Any) -> bool:
+def is_native(sel: Any) -> bool:
     """Not a subclass made in Python, whose is_member C++ does not see; a plain IDSelector is what
     swig makes of a pointer."""
     return type(sel) in (*_NATIVE, _CALLBACK, faiss.IDSelector)

@@ -36,7 +36,7 @@ def test_understood(description, nlist, M, nbits, preset):
     "description",
     ["", "IVF16", "PQ8", "QINCo", "QINCox8", "QINCo8x9", "QINCo0", "QINCo8x8_XXL", "IVF0,QINCo8",
      "IVF16,QINCo8x8,", "ivf16,qinco8", "opq4,QINCo8", "OPQ5,QINCo8", "PCA33,QINCo8", "PCA0,QINCo8",
-     "IDMap,QINCo8", "PCA16,IDMap,QINCo8", "PQ4,QINCo8", "IVF16,PCA16,QINCo8", ",QINCo8", "PCA16,",
+     "PQ4,QINCo8", "IVF16,PCA16,QINCo8", ",QINCo8", "PCA16,",
      "RR9999999999,QINCo8", "Pad2000000,QINCo8", "QINCo8,PCA16"],
 )  # fmt: skip
 def test_not_understood(description):
@@ -61,6 +61,51 @@ def test_transforms_in_front(transforms, kinds, d):
     assert [type(transform).__name__ for transform in index.chain] == kinds
     assert (index.d, index.index.d, index.nlist, index.M, index.nbits) == (32, d, 64, 8, 4)
     assert type(index.index) is fq.IndexIVFQINCo and index.quantizer.d == d
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ("IDMap,{}", "IndexIDMap({})"),
+        ("{},IDMap2", "IndexIDMap2({})"),
+        ("IDMap2,PCA16,{},RFlat", "IndexIDMap2(IndexRefineFlat(IndexPreTransform({}),IndexFlat))"),
+        ("PCA16, {}, Refine(SQ8)", "IndexRefine(IndexPreTransform({}),IndexScalarQuantizer)"),
+        ("L2norm,PCA16,{},Refine(PQ4x4np)", "IndexRefine(IndexPreTransform({}),IndexPQ)"),
+        ("{},Refine(PCA16,SQ8)", "IndexRefine({},IndexPreTransform)"),
+        ("{},RFlat", "IndexRefineFlat({},IndexFlat)"),
+    ],
+)
+@pytest.mark.parametrize("leaf", ["IVF64,QINCo8x4", "IVF64_HNSW8,QINCo8x4_XS", "qinco8_xs"])
+def test_order_and_nesting_are_those_of_faiss(description, expected, leaf):
+    def words(index, leaf):
+        """The classes, from outside in."""
+        index = faiss.downcast_index(index) if isinstance(index, faiss.Index) else index
+        name = type(index).__name__
+        if "IDMap" in name or (name == "IndexPreTransform"):
+            return f"{name}({words(index.index, leaf)})"
+        if "Refine" in name:
+            ranks = type(faiss.downcast_index(index.refine_index)).__name__
+            ranks = ranks.removesuffix("L2").removesuffix("IP")
+            return f"{name}({words(index.base_index, leaf)},{ranks})"
+        return "leaf"
+
+    ours = fq.index_factory(32, description.format(leaf), faiss.METRIC_INNER_PRODUCT)
+    theirs = faiss.index_factory(
+        32, description.format("IVF64,PQ4x4").replace(" ", ""), faiss.METRIC_INNER_PRODUCT
+    )
+    assert words(ours, leaf) == words(theirs, leaf) == expected.format("leaf")
+    assert ours.d == 32 and ours.metric_type == faiss.METRIC_INNER_PRODUCT
+
+
+@pytest.mark.parametrize(
+    "description",
+    ["IDMap,IDMap,QINCo8", "IDMap", "IDMap3,QINCo8", "QINCo8,Refine()", "QINCo8,Refine(QINCo8)",
+     "QINCo8,Refine(nonsense)", "QINCo8,RFlat,RFlat", "RFlat,QINCo8", "Flat,Refine(QINCo8)",
+     "IDMap,QINCo8,RFlat,IDMap2", "QINCo8,Refine(IVF4,Flat"],
+)  # fmt: skip
+def test_what_cannot_be_nested(description):
+    with pytest.raises(fq.errors.FactoryError):
+        fq.index_factory(32, description)
 
 
 def test_config_in_any_case():

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..checks import as_matrix, check_buffer, filled, integer
+from ..checks import INT64, as_matrix, check_buffer, filled, integer
 from ..engine import Engine
 from ..errors import ArgumentError
 from ..tensors import takes_tensors
 from ..threads import get_num_threads
-from .settings import INT64, Settings
+from .settings import Settings
 
 
 class Codes(Settings):

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
-from ..checks import check_buffer, filled, integer
+from ..checks import INT64, check_buffer, filled, integer
 from ..coarse import NoLists
 from ..codec.config import QINCoConfig
 from ..tensors import takes_tensors
 from ..training.config import TrainingConfig
 from .common import QINCoIndex
-from .settings import INT64
 
 if TYPE_CHECKING:
     from typing_extensions import Self

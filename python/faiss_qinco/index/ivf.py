@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from ..checks import (
+    INT64,
     as_ids,
     as_matrix,
     check_buffer,
@@ -26,7 +27,6 @@ from ..params import Defaults
 from ..tensors import takes_tensors
 from ..training.config import TrainingConfig
 from .common import QINCoIndex
-from .settings import INT64
 from .views import DirectMap, InvertedLists
 
 if TYPE_CHECKING:

@@ -18,8 +18,6 @@ from ..threads import get_num_threads
 from ..training.config import TrainingConfig, check_number
 from .absent import ABSENT
 
-INT64 = (-(1 << 63), (1 << 63) - 1)
-
 
 class Settings:
     """What the parts of an index's surface, which are classes of methods alone, have in common."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..checks import integer
-from .settings import INT64, Settings
+from ..checks import INT64, integer
+from .settings import Settings
 
 
 class InvertedLists:

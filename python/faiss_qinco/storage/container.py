@@ -96,6 +96,22 @@ def reading(name: Path) -> Iterator[None]:
         raise FileFormatError(f"{name}: bad content ({type(error).__name__}: {error})") from error
 
 
+def is_container(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, 24 or more, is likely to be a container, and
+    certainly none of faiss's, whose fourth byte is a letter or a digit."""
+    return head[3:8] == bytes(5) and head[8:24] == b'{"__metadata__":'
+
+
+def container_size(head: bytes | bytearray) -> int:
+    """The size of a whole container, by its head, which is all there is of it yet. Raises
+    FileFormatError."""
+    with reading("<reader>"):
+        entries = _loads(bytes(head[8:]))
+        entries.pop("__metadata__", None)
+        ends = [int(entry["data_offsets"][1]) for entry in entries.values()]
+        return len(head) + max(ends, default=0)
+
+
 def check_regular(path: Path) -> None:
     """To open a pipe would wait for its writer. Raises OSError or FileFormatError."""
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -173,7 +189,7 @@ class Stream:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     chunks: Iterable[Array]
-    aligned: bool = False  # to 64 bytes in the file; one tensor of it
+    aligned: bool = False  # to 64 bytes in the file; of several, each is a multiple of that
 
     @property
     def nbytes(self) -> int:
@@ -257,7 +273,8 @@ class _Layout:
             return -streams[name].dtype.itemsize, not streams[name].aligned, name
 
         if aligned := [name for name, stream in streams.items() if stream.aligned]:
-            before = sum(s.nbytes for name, s in streams.items() if place(name) < place(aligned[0]))
+            first = min(map(place, aligned))
+            before = sum(s.nbytes for name, s in streams.items() if place(name) < first)
             zeros = np.zeros(-before % _ALIGN, np.uint8)
             streams["padding"] = Stream(zeros.dtype, zeros.shape, [zeros], True)
         order = sorted(streams, key=lambda name: (place(name)[:2], name != "padding", name))

@@ -4,6 +4,7 @@ faiss index."""
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import faiss
@@ -17,7 +18,9 @@ _PARTS = {
     "sizes": "lists", "blocks": "codes", "codes": "codes", "bias": "bias", "ids": "ids",
     "quantizer": "quantizer", "padding": "lists",
     "centroids": "centroids", "additive": "tables", "tail": "tables", "transforms": "transforms",
+    "id_map": "ids", "refine": "refine",
 }  # fmt: skip
+_INSIDE = re.compile(r"(index\.|indexes\.\d+\.)*")  # of an index around others
 _HEADER = (
     "d", "transforms", "ntotal", "nlist", "M", "nbits", "config", "is_trained", "nprobe", "nshort",
     "M_search",
@@ -67,19 +70,35 @@ def _container(path: str) -> dict[str, Any]:
     info = describe_container(path)
     parts: dict[str, int] = {}
     for name, tensor in info.tensors.items():
-        part = _PARTS.get(name.removeprefix("index.").split(".")[0], "codec")
+        part = _PARTS.get(_INSIDE.sub("", name, count=1).split(".")[0], "codec")
         parts[part] = parts.get(part, 0) + tensor.nbytes
     found: dict[str, Any] = {"kind": info.kind}
     header = info.header
-    if info.kind == "index" and isinstance(inner := header.get("index"), dict):
+    if info.kind == "index":
         with reading(path):
-            transforms = [f"{t['kind']} {t['d_in']}->{t['d_out']}" for t in header["transforms"]]
-        header = {**inner, **header, "transforms": ", ".join(transforms)}
+            header = _flattened(header)
     if info.kind == "index":
         metric = "L2" if header.get("metric") == faiss.METRIC_L2 else "inner product"
         found |= {"class": header.get("type"), "metric": metric}
     found |= {name: header[name] for name in _HEADER if name in header}
     return found | {"parts": parts, "bytes": os.path.getsize(path)}
+
+
+def _flattened(header: dict[str, Any]) -> dict[str, Any]:
+    """The header of an index with what those inside say, where it says nothing itself; of several,
+    the first, with the vectors of all shards."""
+    found = dict(header)
+    if (transforms := header.get("transforms")) is not None:
+        names = [f"{t['kind']} {t['d_in']}->{t['d_out']}" for t in transforms]
+        found["transforms"] = ", ".join(names)
+    if isinstance(header.get("index"), dict):
+        return _flattened(header["index"]) | found
+    if parts := header.get("indexes"):
+        inner = [_flattened(part) for part in parts]
+        if header.get("type") == "IndexShards":
+            found["ntotal"] = sum(part["ntotal"] for part in inner)
+        return inner[0] | found
+    return found
 
 
 def _faiss(file: str) -> dict[str, Any]:
