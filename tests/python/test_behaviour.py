@@ -569,18 +569,18 @@ def images(trained):
     return made
 
 
-def verdict(check, index):
+def verdict(check, index, of_array=lambda array: (array.shape, array.dtype.str)):
     try:
-        return plain(check(index))
+        return plain(check(index), of_array)
     except BaseException as error:
         return error
 
 
-def plain(value):
+def plain(value, of_array):
     if isinstance(value, np.ndarray):
-        return value.shape, value.dtype.str
+        return of_array(value)
     if isinstance(value, (tuple, list)):
-        return [plain(one) for one in value]
+        return [plain(one, of_array) for one in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -601,6 +601,25 @@ def test_ours_does_what_faiss_does(images, name):
         assert isinstance(got, type(expected)), f"{expected!r} of FAISS, {got!r} here"
     else:
         assert got == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", list(CHECKS)[::4])
+def test_register_changes_nothing_of_faiss(images, name):
+    state, check = CHECKS[name]
+    image = images["control", state]
+
+    def once():
+        index = faiss.deserialize_index(image)
+        found = verdict(check, index, lambda array: (array.dtype.str, array.tobytes()))
+        return repr(found), faiss.serialize_index(index).tobytes()
+
+    before = once()
+    fq.register()
+    try:
+        assert once() == before
+    finally:
+        fq.unregister()
 
 
 def test_there_are_enough_checks():
