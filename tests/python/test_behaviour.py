@@ -344,6 +344,8 @@ FILLED = {
     "search_and_reconstruct: R of a wrong shape": lambda i: i.search_and_reconstruct(
         Q, 3, R=np.empty((5, 2, 128), np.float32)
     ),
+    "search_and_reconstruct: None": lambda i: i.search_and_reconstruct(None, 3),
+    "search_and_return_codes: None": lambda i: i.search_and_return_codes(None, 3),
     "search_and_reconstruct: k 0": lambda i: i.search_and_reconstruct(Q, 0),
     "search_and_reconstruct: another d": lambda i: i.search_and_reconstruct(Q[:, :5], 3),
     "search_and_return_codes": lambda i: i.search_and_return_codes(Q, 3),

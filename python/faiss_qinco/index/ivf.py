@@ -250,6 +250,7 @@ class IndexIVFQINCo(QINCoIndex):
             `sa_decode` takes them.
         D, I, codes : buffers to fill and return. Raises as `search`.
         """
+        check_matrix(x, self.d)
         k, D, I = result_buffers(k, len(x), D, I)
         width = self.code_size + (self.coarse_code_size() if include_listnos else 0)
         check_buffer("codes", codes, (len(x), k, width), np.uint8)

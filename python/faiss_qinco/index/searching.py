@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import as_matrix, check_buffer, filled, number, result_buffers
+from ..checks import as_matrix, check_buffer, check_matrix, filled, number, result_buffers
 from ..params import Defaults, Resolved, resolve_params
 from ..tensors import takes_tensors
 from ..threads import get_num_threads
@@ -76,6 +76,7 @@ class Searching(Settings):
 
         D, I, R : buffers to fill and return. Raises as `search`.
         """
+        check_matrix(x, self.d)
         k, D, I = result_buffers(k, len(x), D, I)
         check_buffer("R", R, (len(x), k, self.d), np.float32)
         with self._found(x, k, params, D, I) as (list_no, offset):
