@@ -73,7 +73,6 @@ def from_faiss(faiss_index: Any, codec: QINCoCodec) -> IndexIVFQINCo:
     n = int(sizes.sum())
     engine.next_id = ntotal = max(int(source.ntotal), n)
     core.import_(sizes, rows, n, ntotal)
-    if source.direct_map.type:
-        core.make_direct_map()
     index.nprobe, index.additive_weight, index._engine = source.nprobe, 0.0, engine
+    index.set_direct_map_type(source.direct_map.type)
     return index

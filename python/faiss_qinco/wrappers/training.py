@@ -58,3 +58,5 @@ def _copy_engine(source: Any, target: Any) -> None:
         e.codec, e.centroids, e.additive, e.checkpoints, e.metric, e.length_correction,
         target.additive_weight,
     )  # fmt: skip
+    if target._wants_direct_map():
+        target._engine.core.make_direct_map()

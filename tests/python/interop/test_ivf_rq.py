@@ -138,6 +138,7 @@ def test_ids_maps_and_what_is_not_stored(empty, base):
     made.set_direct_map_type(faiss.DirectMap.Hashtable)
     back = fq.from_faiss(made, empty.codec)
     assert back.ntotal == 300 and back.next_id == 300
+    assert back.direct_map.type == faiss.DirectMap.Hashtable
     np.testing.assert_array_equal(back.reconstruct(7 - 2**40), empty.reconstruct(7 - 2**40))
     with pytest.raises(RuntimeError):
         back.reconstruct(5 - 2**40)

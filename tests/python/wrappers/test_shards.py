@@ -202,6 +202,9 @@ def test_one_training_for_all(learnt, x, q, kind, wrap, monkeypatch):
     many = fq.IndexShards(False)
     for _ in range(3):
         many.add_shard(untrained())
+    if kind == "ivf" and wrap is fq.IndexRefineFlat:
+        for i in range(3):
+            many.at(i).base_index.make_direct_map()
     n_trained = []
     inner = fq.IndexQINCo if kind == "flat" else fq.IndexIVFQINCo
     train = inner._train
@@ -215,6 +218,8 @@ def test_one_training_for_all(learnt, x, q, kind, wrap, monkeypatch):
     if kind != "flat":
         many.nprobe = 4
     equal(one.search(q, 20), copied.search(q, 20))
+    if kind == "ivf" and wrap is fq.IndexRefineFlat:
+        assert len(copied.base_index.reconstruct(7)) == D
     if wrap is fq.IndexIDMap2:
         one.merge_from(copied, 1000)
         assert one.ntotal == 800
