@@ -96,6 +96,10 @@ class SearchStats:
     @property
     def nq(self) -> int: ...
     @property
+    def nlist(self) -> int: ...
+    @property
+    def ndis(self) -> int: ...
+    @property
     def n_reranked(self) -> int: ...
     @property
     def n_steps(self) -> int: ...
@@ -179,6 +183,8 @@ class Engine:
         filter: IdFilter | None = None,
         max_codes: int = 0,
         whole_lists: bool = False,
+        max_lists: int = 0,
+        min_codes: int = 0,
         coarse_list_no: _Ids | None = None,
         coarse_score: _Floats | None = None,
         n_threads: int = 1,
@@ -195,6 +201,8 @@ class Engine:
         filter: IdFilter | None = None,
         max_codes: int = 0,
         whole_lists: bool = False,
+        max_lists: int = 0,
+        min_codes: int = 0,
         coarse_list_no: _Ids | None = None,
         coarse_score: _Floats | None = None,
         n_threads: int = 1,
@@ -211,6 +219,8 @@ class Engine:
         filter: IdFilter | None = None,
         max_codes: int = 0,
         whole_lists: bool = False,
+        max_lists: int = 0,
+        min_codes: int = 0,
         max_empty_lists: int = 0,
         coarse_list_no: _Ids | None = None,
         coarse_score: _Floats | None = None,

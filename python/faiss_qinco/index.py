@@ -54,8 +54,8 @@ class _QINCoIndex:
 
     __slots__ = (
         "M", "_M_search", "__weakref__", "_additive_weight", "_coarse", "_config", "_engine",
-        "_exit_margin", "_length_correction", "_nshort", "_rerank_device", "d", "metric_arg",
-        "metric_type", "nbits", "nlist", "training", "verbose",
+        "_exit_margin", "_length_correction", "_min_codes", "_nshort", "_rerank_device", "d",
+        "metric_arg", "metric_type", "nbits", "nlist", "training", "verbose",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,7 @@ class _QINCoIndex:
         self._config = "auto" if auto else resolve_config(config, self.d)
         self._nshort: int | None = None
         self._M_search: int | None = None
+        self._min_codes = 0
         self._exit_margin, self._rerank_device = 1.0, "cpu"
         self._length_correction = metric == faiss.METRIC_INNER_PRODUCT
         self._additive_weight = DEFAULT_WEIGHT
@@ -175,7 +176,7 @@ class _QINCoIndex:
         tensors, what a GPU runs.
 
         On a torch device the extension finds the shortlist and the whole of it is decoded: there
-        is no early exit, and `faiss_qinco.search_stats` counts the queries alone. Results are the
+        is no early exit, and `faiss_qinco.search_stats` counts no networks. Results are the
         same within rounding; float32 products are as exact as
         `torch.set_float32_matmul_precision` says. `range_search`, and nshort 0, are always the
         extension's. A property of the machine: kept by copy and pickle, not by files.
@@ -642,8 +643,9 @@ class _QINCoIndex:
 
     def _resolve(self, params: Any) -> Resolved:
         return resolve_params(
-            params, self._default_nprobe(), self._nshort, self._exit_margin, self._M_search, self.M
-        )
+            params, self._default_nprobe(), self._nshort, self._exit_margin, self._M_search,
+            self._min_codes, self.M,
+        )  # fmt: skip
 
     def _default_nprobe(self) -> int:
         return 1
@@ -825,7 +827,8 @@ class IndexIVFQINCo(_QINCoIndex):
     Attributes
     ----------
     nprobe : lists to visit per query, default 1. nshort : vectors to re-rank, default None: 100, or
-        4 k where that is more.
+        4 k where that is more. min_codes : codes to scan that a selector accepts, in further lists
+        too; default 0: those of nprobe lists.
     exit_margin : early exit of re-ranking, default 1.0; inf: none. rerank_device : where it runs,
         default "cpu"; a torch device, or "auto". use_precomputed_table : whether it looks the
         first network up, default 0; `precompute_table` makes it 1. M_search : codes of each vector
@@ -866,7 +869,8 @@ class IndexIVFQINCo(_QINCoIndex):
             quantizer, self.d, self.nlist, M, self.nbits, self.metric_type, self._config,
             self.training,
         )  # fmt: skip
-        index._nprobe, index.parallel_mode = self._nprobe, self.parallel_mode
+        index._nprobe, index._min_codes = self._nprobe, self._min_codes
+        index.parallel_mode = self.parallel_mode
         for name, field in vars(faiss.ClusteringParameters).items():
             if isinstance(field, property) and name != "thisown":
                 setattr(index.cp, name, getattr(self.cp, name))
@@ -883,6 +887,28 @@ class IndexIVFQINCo(_QINCoIndex):
 
     def _default_nprobe(self) -> int:
         return self._nprobe
+
+    @property
+    def min_codes(self) -> int:
+        """Codes to scan for a query at least: those that a selector accepts, where there is one. A
+        search goes on after the nprobe lists, to the next ones in order of their centroids'
+        distance, until so many were scanned; `max_lists_num` bounds the lists. So a selector of
+        few ids does not cost the recall of those it leaves. Default 0: nprobe lists alone, as in
+        FAISS. To be set for one call too, in `SearchParametersIVFQINCo`.
+
+        The order is that of the index's metric, by the centroids that `train` found in the
+        quantizer: a query that goes on is compared to all of them, once. What else ends a scan
+        (max_codes, max_empty_result_buckets) ends it. Not for `search_preassigned`, whose lists are
+        all there are.
+
+        Raises TypeError or OverflowError for what is no size; a search raises RuntimeError where
+        `quantizer_params` has a selector of lists.
+        """
+        return self._min_codes
+
+    @min_codes.setter
+    def min_codes(self, value: int) -> None:
+        self._min_codes = size("min_codes", value)
 
     @property
     def quantizer(self) -> faiss.Index:
@@ -936,6 +962,7 @@ class IndexIVFQINCo(_QINCoIndex):
         if list_no.max(initial=-1) >= self.nlist:
             raise RuntimeError(f"Iq: expected list numbers below {self.nlist}")
         probed = np.maximum(list_no, -1), distance
+        resolved = dataclasses.replace(resolved, min_codes=0)  # there are no other lists
         engine.search(x, k, resolved, probed, D, I, self._rerank_device)
         return D, I
 

@@ -64,10 +64,10 @@ def write_index(index: Index, path: Path | BinaryIO) -> None:
     """Write an index to a file, atomically: a failed write leaves an old file whole. Or to an open
     binary file, from where it is on; a pipe or socket will do, which takes the time twice.
 
-    The coarse quantizer, nprobe, nshort, M_search, ids and direct map are kept; the settings of a
-    training still to be done are not. Takes a few MB of memory, and twice that of a coarse
-    quantizer that is not flat. Other threads may search meanwhile; what they add waits, and is not
-    in the file. What is in it, `storage/README.md` says.
+    The coarse quantizer, nprobe, min_codes, nshort, M_search, ids and direct map are kept; the
+    settings of a training still to be done are not. Takes a few MB of memory, and twice that of a
+    coarse quantizer that is not flat. Other threads may search meanwhile; what they add waits, and
+    is not in the file. What is in it, `storage/README.md` says.
 
     Raises OSError where the file cannot be written (MissingFileError, also a RuntimeError, where
     its folder is missing), ValueError where the path is no regular file's, TypeError for an index
@@ -173,6 +173,8 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
         tensors: dict[str, np.ndarray | Stream] = {}
         if isinstance(index, IndexIVFQINCo):
             header["nprobe"] = index.nprobe
+            if index.min_codes:
+                header["min_codes"] = index.min_codes
             header["cp"] = {
                 name: kind(getattr(index.cp, name)) for name, kind in _CLUSTERING.items()
             }
@@ -222,6 +224,8 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
             raise FileFormatError(f"quantizer: expected {nlist} centroids, got {quantizer.ntotal}")
         index = IndexIVFQINCo(quantizer, d, nlist, M, nbits, metric, config)
         index.nprobe = take_number(header, "nprobe", int, 0, _SIZE)
+        if "min_codes" in header:
+            index.min_codes = take_number(header, "min_codes", int, 0, _SIZE)
         cp = _take(header, "cp", dict)
         for name in _CLUSTERING.keys() & cp.keys():
             flag = _CLUSTERING[name] is bool
