@@ -119,6 +119,9 @@ void add_to_stats(idx_t nq, Worker& w) {
   search_stats.nq += nq;
   search_stats.nlist += n_lists;
   search_stats.ndis += n_codes;
+  if (std::size_t* also = search_stats.also)
+    for (idx_t more : {nq, n_lists, n_codes})
+      __atomic_fetch_add(also++, static_cast<std::size_t>(more), __ATOMIC_RELAXED);
 }
 
 void add_to_stats(RerankScratch& scratch) {

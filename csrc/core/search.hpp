@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -59,6 +60,9 @@ struct SearchStats {
   std::atomic<idx_t> n_steps{0};          // networks run for them
   std::atomic<idx_t> n_steps_saved{0};    // and not run: early exit, or looked up in a table
   std::atomic<idx_t> n_student_steps{0};  // networks of students run for them
+
+  // Three numbers of another library's that the first three are added to as well; null: none.
+  std::atomic<std::size_t*> also{nullptr};
 };
 extern SearchStats search_stats;
 

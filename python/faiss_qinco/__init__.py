@@ -14,9 +14,12 @@ from .index_file import (
 )
 from .params import SearchParametersIVFQINCo
 from .pre_transform import IndexPreTransform
+from .stats import count_for_faiss
 from .threads import get_num_threads, set_num_threads
 from .training import finetune
 from .training.config import TrainingConfig
+
+count_for_faiss()
 
 __version__ = "0.1.0"
 
