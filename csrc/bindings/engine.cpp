@@ -83,7 +83,7 @@ Floats matrix_of(const py::object& engine, const float* data) {
 // -- search -----------------------------------------------------------------------------------
 
 SearchArgs search_args(const Engine& self, const Floats& q, int n_codes, idx_t nprobe,
-                       const IdFilter* filter, idx_t max_codes, bool whole_lists,
+                       const IdFilter* filter, const ScanLimits& limits,
                        const std::optional<Ids>& coarse_list_no,
                        const std::optional<Floats>& coarse_score) {
   check_array("q", q, {kAny, self.d()});
@@ -94,7 +94,7 @@ SearchArgs search_args(const Engine& self, const Floats& q, int n_codes, idx_t n
   args.n_codes = n_codes;
   args.nprobe = nprobe;
   args.filter = filter;
-  args.limits = {max_codes, whole_lists};
+  args.limits = limits;
   args.coarse_list_no = data_or_null(coarse_list_no);
   args.coarse_score = data_or_null(coarse_score);
   return args;
@@ -117,14 +117,16 @@ Array<T> result(const char* name, const std::optional<py::array>& given, idx_t n
 
 py::tuple search_vectors(const Engine& self, const Floats& q, idx_t k, int n_codes, idx_t nprobe,
                          idx_t nshort, float exit_margin, const IdFilter* filter, idx_t max_codes,
-                         bool whole_lists, const std::optional<Ids>& coarse_list_no,
+                         bool whole_lists, idx_t max_lists, idx_t min_codes,
+                         const std::optional<Ids>& coarse_list_no,
                          const std::optional<Floats>& coarse_score, int n_threads,
                          const std::optional<py::array>& D_given,
                          const std::optional<py::array>& I_given,
                          const std::optional<py::array>& list_no,
                          const std::optional<py::array>& offset) {
-  SearchArgs args = search_args(self, q, n_codes, nprobe, filter, max_codes, whole_lists,
-                                coarse_list_no, coarse_score);
+  SearchArgs args =
+      search_args(self, q, n_codes, nprobe, filter,
+                  {max_codes, whole_lists, 0, max_lists, min_codes}, coarse_list_no, coarse_score);
   args.nshort = nshort;
   args.exit_margin = exit_margin;
   check(k >= 1, "k: expected at least 1, got ", k);
@@ -145,10 +147,12 @@ py::tuple search_vectors(const Engine& self, const Floats& q, idx_t k, int n_cod
 
 py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, int n_codes, idx_t nprobe,
                             const IdFilter* filter, idx_t max_codes, bool whole_lists,
+                            idx_t max_lists, idx_t min_codes,
                             const std::optional<Ids>& coarse_list_no,
                             const std::optional<Floats>& coarse_score, int n_threads) {
-  const SearchArgs args = search_args(self, q, n_codes, nprobe, filter, max_codes, whole_lists,
-                                      coarse_list_no, coarse_score);
+  const SearchArgs args =
+      search_args(self, q, n_codes, nprobe, filter,
+                  {max_codes, whole_lists, 0, max_lists, min_codes}, coarse_list_no, coarse_score);
   check(k >= 1, "k: expected at least 1, got ", k);
   Ids I({args.n, k}), list_no({args.n, k});
   Bytes codes({args.n, k, idx_t{self.n_codes(args)}});
@@ -165,10 +169,12 @@ py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, int n_
 py::tuple range_search_vectors(const Engine& self, const Floats& q, float radius, int n_codes,
                                idx_t nprobe, idx_t nshort, float exit_margin,
                                const IdFilter* filter, idx_t max_codes, bool whole_lists,
-                               idx_t max_empty_lists, const std::optional<Ids>& coarse_list_no,
+                               idx_t max_lists, idx_t min_codes, idx_t max_empty_lists,
+                               const std::optional<Ids>& coarse_list_no,
                                const std::optional<Floats>& coarse_score, int n_threads) {
-  SearchArgs args = search_args(self, q, n_codes, nprobe, filter, max_codes, whole_lists,
-                                coarse_list_no, coarse_score);
+  SearchArgs args =
+      search_args(self, q, n_codes, nprobe, filter,
+                  {max_codes, whole_lists, 0, max_lists, min_codes}, coarse_list_no, coarse_score);
   args.nshort = nshort;
   args.exit_margin = exit_margin;
   args.limits.max_empty_lists = max_empty_lists;
@@ -628,9 +634,10 @@ void bind_engine(py::module_& m) {
           "Vectors in the lists.")
       .def("search", search_vectors, arg("q"), arg("k"), py::kw_only(), arg("n_codes") = 0,
            arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f, arg("filter") = none,
-           arg("max_codes") = 0, arg("whole_lists") = false, arg("coarse_list_no") = none,
-           arg("coarse_score") = none, arg("n_threads") = 1, arg("D") = none, arg("I") = none,
-           arg("list_no") = none, arg("offset") = none,
+           arg("max_codes") = 0, arg("whole_lists") = false, arg("max_lists") = 0,
+           arg("min_codes") = 0, arg("coarse_list_no") = none, arg("coarse_score") = none,
+           arg("n_threads") = 1, arg("D") = none, arg("I") = none, arg("list_no") = none,
+           arg("offset") = none,
            "Search q (n, d) float32: coarse, tables, shortlist, re-ranking. Returns (D (n, k) "
            "float32: squared L2 or similarity, best first; I (n, k) int64), padded with FLT_MAX "
            "(L2) or -FLT_MAX and -1; a query with a NaN or an inf gives padding only. D, I: "
@@ -645,12 +652,14 @@ void bind_engine(py::module_& m) {
            "filter: which ids may be found, None: all; asked about every id of a probed list or, "
            "where that is less work, about what would enter a shortlist. max_codes: how many "
            "selected codes of a query to scan, 0: all; with whole_lists the list where their "
-           "number is reached is scanned to its end. The result does not depend on n_threads or "
-           "on the batch. Ctrl-C raises KeyboardInterrupt.")
+           "number is reached is scanned to its end. max_lists: how many lists that are not empty, "
+           "0: all. min_codes: while fewer selected codes were scanned, go on after the lists of "
+           "nprobe or coarse_list_no, in the order of the other centroids. The result does not "
+           "depend on n_threads or on the batch. Ctrl-C raises KeyboardInterrupt.")
       .def("shortlist", shortlist_vectors, arg("q"), arg("k"), py::kw_only(), arg("n_codes") = 0,
            arg("nprobe") = 1, arg("filter") = none, arg("max_codes") = 0,
-           arg("whole_lists") = false, arg("coarse_list_no") = none, arg("coarse_score") = none,
-           arg("n_threads") = 1,
+           arg("whole_lists") = false, arg("max_lists") = 0, arg("min_codes") = 0,
+           arg("coarse_list_no") = none, arg("coarse_score") = none, arg("n_threads") = 1,
            "The k best of each query by additive distance, as search finds them with nshort 0, and "
            "their codes: (I (n, k) int64, list_no (n, k) int64, codes (n, k, n_codes) uint8, one "
            "byte per step, lengths (n, k) float32, (0, k) where they are not corrected). Missing "
@@ -658,8 +667,8 @@ void bind_engine(py::module_& m) {
       .def("range_search", range_search_vectors, arg("q"), arg("radius"), py::kw_only(),
            arg("n_codes") = 0, arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f,
            arg("filter") = none, arg("max_codes") = 0, arg("whole_lists") = false,
-           arg("max_empty_lists") = 0, arg("coarse_list_no") = none, arg("coarse_score") = none,
-           arg("n_threads") = 1,
+           arg("max_lists") = 0, arg("min_codes") = 0, arg("max_empty_lists") = 0,
+           arg("coarse_list_no") = none, arg("coarse_score") = none, arg("n_threads") = 1,
            "What is nearer than radius (L2) or more similar than it: (lims (n + 1) uint64, D and I "
            "(lims[n]) float32 and int64; those of query i are lims[i] to lims[i + 1], in no "
            "particular order). Arguments as for search. nshort 0: the additive distance decides; "

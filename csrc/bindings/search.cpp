@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -58,17 +60,37 @@ void bind_search(py::module_& m) {
            "them linear in log k, beyond the last the last. range_margin (a, b): in range_search, "
            "max(a, b * sqrt(radius)) beyond the squared distance, or max(a, b * |q|) beyond the "
            "similarity. inf, in either: not calibrated, nobody is dropped.");
-  py::class_<SearchStats>(m, "SearchStats")
+  py::class_<SearchStats>(
+      m, "SearchStats",
+      "What all searches of this process have done, since its start or the last `reset`. As those "
+      "of faiss.cvar.indexIVF_stats, where they are added as well: nq queries, nlist lists visited "
+      "for them that are not empty, ndis codes scanned, those that a selector accepts (all, where "
+      "a call has few queries and no min_codes or max_codes: ids are then asked for one by one). "
+      "n_reranked: entries of shortlists, or candidates of a range; n_steps: networks run for "
+      "them, n_steps_saved: and not run, by early exit or a table; n_student_steps: networks of "
+      "students run for them. With a torch device, only the first three count.")
       .def_property_readonly("nq", [](const SearchStats& s) { return s.nq.load(); })
+      .def_property_readonly("nlist", [](const SearchStats& s) { return s.nlist.load(); })
+      .def_property_readonly("ndis", [](const SearchStats& s) { return s.ndis.load(); })
       .def_property_readonly("n_reranked", [](const SearchStats& s) { return s.n_reranked.load(); })
       .def_property_readonly("n_steps", [](const SearchStats& s) { return s.n_steps.load(); })
       .def_property_readonly("n_steps_saved",
                              [](const SearchStats& s) { return s.n_steps_saved.load(); })
       .def_property_readonly("n_student_steps",
                              [](const SearchStats& s) { return s.n_student_steps.load(); })
-      .def("reset", [](SearchStats& s) {
-        s.nq = s.n_reranked = s.n_steps = s.n_steps_saved = s.n_student_steps = 0;
-      });
+      .def("reset",
+           [](SearchStats& s) {
+             s.nq = s.nlist = s.ndis = 0;
+             s.n_reranked = s.n_steps = s.n_steps_saved = s.n_student_steps = 0;
+           })
+      .def(
+          "add_to",
+          [](SearchStats& s, std::uintptr_t address) {
+            s.also = reinterpret_cast<std::size_t*>(address);
+          },
+          arg("address"),
+          "Add nq, nlist and ndis to the three numbers (size_t) there as well from now on; 0: "
+          "nowhere.");
   m.attr("search_stats") = py::cast(&search_stats, py::return_value_policy::reference);
   m.def(
       "assign", assign_vectors, arg("centroids"), arg("x"), arg("nprobe"), arg("metric") = 1,

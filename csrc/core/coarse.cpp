@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <functional>
 
 #include "core/check.hpp"
 #include "core/distance.hpp"
@@ -19,11 +20,15 @@ float squared_norm(const float* x, idx_t d) {
 }
 
 // Fills scratch.scores (nq, nlist) with |c|^2 - 2 <q, c>, which is the score less |q|^2 (L2), or
-// with -<q, c>. Returns a size that they exceed by roundings only, in either direction.
-float scores_by_product(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const float* q,
-                        Metric metric, CoarseScratch& scratch) {
+// with -<q, c>, and says a size that they exceed by roundings only, in either direction; inf where
+// the queries are too few, or the scores too large for floats.
+void score_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const float* q,
+                 Metric metric, CoarseScratch& scratch) {
   constexpr idx_t kChunk = 1024;  // centroids whose products stay in a cache
-  auto& [best, columns, products, norms, scores] = scratch;
+  auto& [best, columns, products, norms, scores, is_scored, size] = scratch;
+  is_scored = true;
+  size = INFINITY;
+  if (nq < 4) return;
   columns.assign(static_cast<std::size_t>(d * kBlock), 0.0f);
   products.resize(kChunk * kBlock);
   norms.resize(kChunk);
@@ -49,8 +54,15 @@ float scores_by_product(idx_t nlist, const float* centroids, idx_t d, idx_t nq, 
       for (idx_t l = 0; l < n; ++l)
         scores[i * nlist + begin + l] = norms[l] + factor * products[l * kBlock + i];
   }
-  const float size = std::sqrt(q_norm) + std::sqrt(c_norm);
-  return size * size;
+  const float sum = std::sqrt(q_norm) + std::sqrt(c_norm);
+  if (2 * (sum * sum) <= FLT_MAX) size = sum * sum;
+}
+
+// How far those scores may be from exact_score, both roundings included: gemm_f32 allows
+// (d + 1) 2^-23 |q| |c|, and |q| |c| is at most size / 4; the other sums have less than d / 16 + 8
+// roundings of terms that add up to at most size. FLT_MIN is for underflows.
+float error_of_scores(idx_t d, float size) {
+  return static_cast<float>(d + 16) * 0x1p-23f * size + FLT_MIN;
 }
 
 }  // namespace
@@ -65,14 +77,11 @@ void assign_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const 
     const float s = exact_score(q + i * d, centroids + l * d, d, metric);
     if (s <= best[i].threshold()) best[i].push({s, l, 0, 0});
   };
-  float size = INFINITY;
-  if (nq >= 4 && nprobe <= nlist / 4)  // else the product costs more than it saves
-    size = scores_by_product(nlist, centroids, d, nq, q, metric, scratch);
-  if (2 * size <= FLT_MAX) {
-    // How far those scores may be from exact_score, both roundings included: gemm_f32 allows
-    // (d + 1) 2^-23 |q| |c|, and |q| |c| is at most size / 4; the other sums have less than
-    // d / 16 + 8 roundings of terms that add up to at most size. FLT_MIN is for underflows.
-    const float error = static_cast<float>(d + 16) * 0x1p-23f * size + FLT_MIN;
+  scratch.is_scored = nprobe > nlist / 4;  // the product costs more than it saves
+  scratch.size = INFINITY;
+  if (!scratch.is_scored) score_block(nlist, centroids, d, nq, q, metric, scratch);
+  if (const float size = scratch.size; size < INFINITY) {
+    const float error = error_of_scores(d, size);
     for (idx_t i = 0; i < nq; ++i) {
       // A centroid among the nprobe best is at most one error above the nprobe-th best score, which
       // is at most one error above the bound.
@@ -111,6 +120,41 @@ void assign(idx_t nlist, const float* centroids, idx_t d, idx_t n, const float* 
     for (idx_t i = begin * nprobe; i < end * nprobe; ++i)
       distance[i] = list_no[i] < 0 ? (l2 ? FLT_MAX : -FLT_MAX) : (l2 ? distance[i] : -distance[i]);
   });
+}
+
+void ListOrder::reset(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const float* q,
+                      idx_t i, Metric metric, CoarseScratch& scratch, const idx_t* without,
+                      idx_t n) {
+  centroids_ = centroids, q_ = q + i * d, d_ = d, metric_ = metric;
+  if (!scratch.is_scored) score_block(nlist, centroids, d, nq, q, metric, scratch);
+  const bool exact = scratch.size == INFINITY;
+  const float norm = metric == Metric::L2 ? squared_norm(q_, d) : 0.0f;
+  const float less = norm - 2 * error_of_scores(d, scratch.size);  // twice: for this sum as well
+  heap_.clear();
+  for (idx_t l = 0; l < nlist; ++l)
+    heap_.emplace_back(exact ? exact_score(q_, centroids + l * d, d, metric)
+                             : scratch.scores[i * nlist + l] + less,
+                       exact, l);
+  for (idx_t p = 0; p < n; ++p)
+    if (without[p] != -1) std::get<0>(heap_[without[p]]) = NAN;
+  std::erase_if(heap_, [](const Entry& entry) { return std::isnan(std::get<0>(entry)); });
+  std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
+}
+
+std::optional<std::pair<float, idx_t>> ListOrder::next() {
+  while (!heap_.empty()) {
+    std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+    auto& [score, exact, list_no] = heap_.back();
+    if (exact) {
+      const std::pair found(score, list_no);
+      heap_.pop_back();
+      return found;
+    }
+    score = exact_score(q_, centroids_ + list_no * d_, d_, metric_);
+    exact = true;
+    std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+  }
+  return std::nullopt;
 }
 
 }  // namespace fq

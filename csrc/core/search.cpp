@@ -22,6 +22,8 @@ struct Worker {  // scratch of one thread
   std::vector<idx_t> list_no;
   std::vector<float> coarse_score, lut;
   CoarseScratch coarse;
+  ListOrder further;
+  Scanned scanned;  // not yet in the statistics
   std::vector<TopK> shortlists, results;
   LutU8 lut_u8;
   RerankScratch rerank;
@@ -50,7 +52,6 @@ idx_t n_probes(const SearchParts& parts, const SearchArgs& a) {
 void probe(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq, Worker& w) {
   const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a), n = nq * nprobe;
   const float* q = a.q + begin * d;
-  search_stats.nq += nq;
   w.lut.resize(static_cast<std::size_t>(nq * parts.tables.M() * parts.tables.K()));
   parts.tables.compute(nq, q, parts.metric, w.lut.data());
   w.list_no.resize(static_cast<std::size_t>(n));
@@ -62,6 +63,7 @@ void probe(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq,
     if (same) return;
   } else {
     std::copy_n(a.coarse_list_no + begin * nprobe, n, w.list_no.data());
+    w.coarse.is_scored = false;
   }
   for (idx_t i = 0; i < n; ++i) {
     if (w.list_no[i] == -1) continue;
@@ -75,20 +77,31 @@ void probe(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq,
   }
 }
 
-// Pushes the codes of the i-th query of a block that take part into `found`.
+// Pushes the codes of the i-th query of a block of nq, q, that take part into `found`.
 template <class Found>
-void scan(const SearchParts& parts, const SearchArgs& a, const Selection& selection, idx_t i,
-          Worker& w, Found& found) {
-  const idx_t nprobe = n_probes(parts, a);
-  const Probes probes{parts.lists,
-                      selection,
-                      a.limits,
-                      nprobe,
-                      &w.list_no[i * nprobe],
-                      &w.coarse_score[i * nprobe],
-                      parts.corrects_length,
-                      parts.rate};
-  scan_lists(probes, &w.lut[i * parts.tables.M() * parts.tables.K()], w.lut_u8, found);
+void scan(const SearchParts& parts, const SearchArgs& a, const Selection& selection, idx_t nq,
+          const float* q, idx_t i, Worker& w, Found& found) {
+  const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a);
+  const idx_t* list_no = &w.list_no[i * nprobe];
+  Probes probes{parts.lists, selection, a.limits, nprobe, list_no, &w.coarse_score[i * nprobe]};
+  probes.ratios = parts.corrects_length;
+  probes.rate = parts.rate;
+  if (a.limits.min_codes > 0)
+    probes.further = [&, begun = false]() mutable -> std::optional<Probe> {
+      if (!std::exchange(begun, true))
+        w.further.reset(parts.lists.nlist(), parts.centroids, d, nq, q, i, parts.metric, w.coarse,
+                        list_no, nprobe);
+      const auto next = w.further.next();
+      if (!next) return std::nullopt;
+      const auto [score, list] = *next;
+      const bool same = parts.bases == parts.centroids;
+      return Probe{list,
+                   same ? score : exact_score(q + i * d, parts.bases + list * d, d, parts.metric)};
+    };
+  const Scanned scanned =
+      scan_lists(probes, &w.lut[i * parts.tables.M() * parts.tables.K()], w.lut_u8, found);
+  w.scanned.n_lists += scanned.n_lists;
+  w.scanned.n_codes += scanned.n_codes;
 }
 
 Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
@@ -98,6 +111,17 @@ Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
   if (parts.corrects_length) how.lengths.emplace(Lengths{parts.tables, parts.bases});
   how.rate = parts.rate;
   return how;
+}
+
+// Of nq queries that have been scanned.
+void add_to_stats(idx_t nq, Worker& w) {
+  const auto [n_lists, n_codes] = std::exchange(w.scanned, {});
+  search_stats.nq += nq;
+  search_stats.nlist += n_lists;
+  search_stats.ndis += n_codes;
+  if (std::size_t* also = search_stats.also)
+    for (idx_t more : {nq, n_lists, n_codes})
+      __atomic_fetch_add(also++, static_cast<std::size_t>(more), __ATOMIC_RELAXED);
 }
 
 void add_to_stats(RerankScratch& scratch) {
@@ -150,8 +174,10 @@ Execution worth_threads(const SearchParts& parts, const SearchArgs& a, idx_t n_s
   const InvertedLists& lists = parts.lists;
   const auto d = static_cast<double>(parts.tables.d()), M = static_cast<double>(parts.tables.M());
   const auto nlist = static_cast<double>(lists.nlist());
-  const double probed = std::min(static_cast<double>(a.nprobe) / nlist, 1.0);
-  double work = d * M * lists.K() + probed * static_cast<double>(lists.ntotal()) * M * 8;
+  const auto ntotal = static_cast<double>(lists.ntotal());
+  const double probed = std::min(static_cast<double>(a.nprobe) / nlist, 1.0) * ntotal;
+  const double scanned = std::clamp(static_cast<double>(a.limits.min_codes), probed, ntotal);
+  double work = d * M * lists.K() + scanned * M * 8;
   if (!a.coarse_list_no) work += nlist * d;
   if (a.nshort > 0) {
     const QincoWeights& w = *parts.weights;
@@ -167,7 +193,7 @@ Execution worth_threads(const SearchParts& parts, const SearchArgs& a, idx_t n_s
 Selection select(const SearchParts& parts, const SearchArgs& a) {
   const auto probes = static_cast<double>(a.n) * static_cast<double>(n_probes(parts, a));
   const idx_t nlist = parts.lists.nlist();
-  return {a.filter, nlist, probes / static_cast<double>(nlist), a.limits.max_codes > 0};
+  return {a.filter, nlist, probes / static_cast<double>(nlist), a.limits.count()};
 }
 
 }  // namespace
@@ -214,8 +240,9 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
     w.shortlists.resize(static_cast<std::size_t>(nq));
     for (idx_t i = 0; i < nq; ++i) {
       w.shortlists[i].reset(n_short);
-      if (is_usable(q + i * d, d)) scan(parts, a, selection, i, w, w.shortlists[i]);
+      if (is_usable(q + i * d, d)) scan(parts, a, selection, nq, q, i, w, w.shortlists[i]);
     }
+    add_to_stats(nq, w);
 
     std::vector<TopK>* best = &w.shortlists;
     if (a.nshort > 0) {
@@ -280,7 +307,7 @@ std::vector<RangeHits> range_search(const SearchParts& parts, const SearchArgs& 
       if (!is_usable(q + i * d, d)) continue;
       if (a.nshort == 0) {
         RangeCollector found(most, most, [&](const Candidate& c) { keep(i, c); });
-        scan(parts, a, selection, i, w, found);
+        scan(parts, a, selection, nq, q, i, w, found);
         continue;
       }
       const EarlyExit* exit = reranking(parts, a).exit;
@@ -291,8 +318,9 @@ std::vector<RangeHits> range_search(const SearchParts& parts, const SearchArgs& 
         entries.push_back({i, c});
         if (entries.size() == kCandidates) decode_entries();
       });
-      scan(parts, a, selection, i, w, found);
+      scan(parts, a, selection, nq, q, i, w, found);
     }
+    add_to_stats(nq, w);
     if (!entries.empty()) decode_entries();
   });
   return hits;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -45,7 +46,7 @@ struct SearchArgs {
   ScanLimits limits = {};
   // Lists already chosen, (n, nprobe) with -1 for none; null: the nearest of the centroids. Their
   // scores are FAISS distances (similarities for inner product), of use only where these are the
-  // bases; null: computed.
+  // bases; null: computed. In either case limits.min_codes goes on by the centroids.
   const idx_t* coarse_list_no = nullptr;
   const float* coarse_score = nullptr;
 };
@@ -53,10 +54,15 @@ struct SearchArgs {
 // What all searches of this process have done since the start, or since it was set to zero.
 struct SearchStats {
   std::atomic<idx_t> nq{0};               // queries
+  std::atomic<idx_t> nlist{0};            // lists visited for them, but for empty ones
+  std::atomic<idx_t> ndis{0};             // codes scanned there; see Scanned
   std::atomic<idx_t> n_reranked{0};       // entries of their shortlists, candidates of a range
   std::atomic<idx_t> n_steps{0};          // networks run for them
   std::atomic<idx_t> n_steps_saved{0};    // and not run: early exit, or looked up in a table
   std::atomic<idx_t> n_student_steps{0};  // networks of students run for them
+
+  // Three numbers of another library's that the first three are added to as well; null: none.
+  std::atomic<std::size_t*> also{nullptr};
 };
 extern SearchStats search_stats;
 

@@ -19,6 +19,8 @@ constexpr idx_t kFirstRun = 4, kLongestRun = 32;
 // many selected codes, the kernel costs more than their scores.
 constexpr int kDense = 16, kSparse = 3;
 
+constexpr idx_t kNoLimit = std::numeric_limits<idx_t>::max();
+
 std::uint64_t first_bits(idx_t n) {
   return n < kScanBlock ? (std::uint64_t{1} << n) - 1 : ~std::uint64_t{0};
 }
@@ -57,7 +59,7 @@ float sum_of(const std::uint8_t* code, int M, const float* lut) {
 
 // Found: TopK or RangeCollector.
 template <bool kRatios, class Found>
-void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
+Scanned scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
   const InvertedLists& lists = probes.lists;
   const LutScan scan_block = lut_scan_kernel();
   const LutScanU8 scan_u8 = lut_scan_u8_kernel();
@@ -65,20 +67,31 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
   const idx_t block_bytes = lists.block_bytes();
   const bool has_bounds = lists.nbits() == 8 && lut_u8.quantize(M, lut);
   const ScanLimits& limits = probes.limits;
-  idx_t left = limits.max_codes > 0 ? limits.max_codes : std::numeric_limits<idx_t>::max();
+  const idx_t max_codes = limits.max_codes > 0 ? limits.max_codes : kNoLimit;
+  const idx_t max_lists = limits.max_lists > 0 ? limits.max_lists : kNoLimit;
+  Scanned scanned;
   idx_t run = kFirstRun;
   [[maybe_unused]] idx_t n_found = 0, n_empty = 0;
   std::uint64_t survivors[kLongestRun];
 
-  for (idx_t p = 0; p < probes.n && left > 0; ++p) {
-    const idx_t list_no = probes.list_no[p];
+  for (idx_t p = 0; scanned.n_codes < max_codes && scanned.n_lists < max_lists; ++p) {
+    std::optional<Probe> probe;
+    if (p < probes.n)
+      probe = {probes.list_no[p], probes.coarse_score[p]};
+    else if (scanned.n_codes < limits.min_codes && probes.further)
+      probe = probes.further();
+    if (!probe) break;
+    const idx_t list_no = probe->list_no;
+    const float coarse_score = probe->coarse_score;
     if (list_no == -1) continue;
     const InvertedLists::List& list = lists.list(list_no);
     const BiasRows beside = bias_of(lists, probes.rate, list_no);
-    const float coarse_score = probes.coarse_score[p];
     const std::uint64_t* words = probes.selection.words(list_no, list.ids);
-    idx_t size = end_of_scan(words, list.size(), left);
-    if (limits.whole_lists) size = list.size();
+    const idx_t room = limits.whole_lists ? kNoLimit : max_codes - scanned.n_codes;
+    idx_t unused = room;
+    const idx_t size = end_of_scan(words, list.size(), unused);
+    scanned.n_codes += room - unused;
+    scanned.n_lists += list.size() > 0;
 
     auto scored = [&](float sum, float bias) {
       return kRatios ? (coarse_score + sum) / bias : (coarse_score + sum) + bias;
@@ -151,24 +164,26 @@ void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
     if constexpr (std::is_same_v<Found, RangeCollector>) {
       n_empty = found.n_inside() == n_found ? n_empty + 1 : 0;
       n_found = found.n_inside();
-      if (limits.max_empty_lists > 0 && n_empty >= limits.max_empty_lists) return;
+      if (limits.max_empty_lists > 0 && n_empty >= limits.max_empty_lists) break;
     }
   }
+  return scanned;
 }
 
 template <class Found>
-void scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
-  probes.ratios ? scan<true>(probes, lut, lut_u8, found) : scan<false>(probes, lut, lut_u8, found);
+Scanned scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
+  return probes.ratios ? scan<true>(probes, lut, lut_u8, found)
+                       : scan<false>(probes, lut, lut_u8, found);
 }
 
 }  // namespace
 
-void scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, TopK& found) {
-  scan(probes, lut, lut_u8, found);
+Scanned scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, TopK& found) {
+  return scan(probes, lut, lut_u8, found);
 }
 
-void scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, RangeCollector& found) {
-  scan(probes, lut, lut_u8, found);
+Scanned scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, RangeCollector& found) {
+  return scan(probes, lut, lut_u8, found);
 }
 
 }  // namespace fq

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -14,11 +15,20 @@
 
 namespace fq {
 
-// When the scan of a query ends before its last list; 0: does not apply.
+// When the scan of a query ends before its last list, or goes on after it; 0: does not apply.
 struct ScanLimits {
-  idx_t max_codes = 0;        // after so many selected codes,
-  bool whole_lists = false;   // or at the end of the list where their number is reached
+  idx_t max_codes = 0;        // it ends after so many selected codes,
+  bool whole_lists = false;   // or with the list where their number is reached
   idx_t max_empty_lists = 0;  // RangeCollector: after so many lists in a row without a code inside
+  idx_t max_lists = 0;        // after so many lists that are not empty
+  idx_t min_codes = 0;        // it goes on until so many codes were selected
+
+  bool count() const { return max_codes > 0 || min_codes > 0; }  // whether codes are counted
+};
+
+struct Probe {
+  idx_t list_no;
+  float coarse_score;
 };
 
 struct Probes {
@@ -30,6 +40,14 @@ struct Probes {
   const float* coarse_score;   // (n)
   bool ratios = false;         // stored in place of biases
   const Rate* rate = nullptr;  // null: whole codes
+
+  // The next list after these, while min_codes asks for more; null: none.
+  std::function<std::optional<Probe>()> further = {};
+};
+
+struct Scanned {
+  idx_t n_lists = 0;  // that are not empty
+  idx_t n_codes = 0;  // in them and selected; where ids are asked for one by one, all
 };
 
 // Pushes the selected entries of the lists into `found`, scored
@@ -37,7 +55,7 @@ struct Probes {
 //
 // With nbits 8, the 8-bit form of the tables (`lut_u8` is scratch) tells at once which codes of a
 // run of blocks may enter; only those get a score, so the shortlist is what float tables give.
-void scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, TopK& found);
+Scanned scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, TopK& found);
 
 // Takes the place of TopK in a range search: hands on the candidates whose score is at most `bound`
 // one by one, so that memory does not grow with their number, and counts those below `radius`.
@@ -61,6 +79,6 @@ class RangeCollector {
   std::function<void(const Candidate&)> take_;
 };
 
-void scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, RangeCollector& found);
+Scanned scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, RangeCollector& found);
 
 }  // namespace fq

@@ -17,6 +17,7 @@ from .index_file import (
 from .params import SearchParametersIVFQINCo
 from .pre_transform import IndexPreTransform
 from .register import register, unregister
+from .stats import count_for_faiss
 from .threads import get_num_threads, set_num_threads
 from .training import finetune
 from .training.config import TrainingConfig
@@ -24,6 +25,8 @@ from .wrappers.id_map import IndexIDMap, IndexIDMap2
 from .wrappers.refine import IndexRefine, IndexRefineFlat
 from .wrappers.search_params import IndexRefineSearchParameters
 from .wrappers.shards import IndexReplicas, IndexShards
+
+count_for_faiss()
 
 __version__ = "0.1.0"
 

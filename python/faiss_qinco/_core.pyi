@@ -96,6 +96,10 @@ class SearchStats:
     @property
     def nq(self) -> int: ...
     @property
+    def nlist(self) -> int: ...
+    @property
+    def ndis(self) -> int: ...
+    @property
     def n_reranked(self) -> int: ...
     @property
     def n_steps(self) -> int: ...
@@ -104,6 +108,7 @@ class SearchStats:
     @property
     def n_student_steps(self) -> int: ...
     def reset(self) -> None: ...
+    def add_to(self, address: int) -> None: ...
 
 search_stats: SearchStats
 
@@ -179,6 +184,8 @@ class Engine:
         filter: IdFilter | None = None,
         max_codes: int = 0,
         whole_lists: bool = False,
+        max_lists: int = 0,
+        min_codes: int = 0,
         coarse_list_no: _Ids | None = None,
         coarse_score: _Floats | None = None,
         n_threads: int = 1,
@@ -197,6 +204,8 @@ class Engine:
         filter: IdFilter | None = None,
         max_codes: int = 0,
         whole_lists: bool = False,
+        max_lists: int = 0,
+        min_codes: int = 0,
         coarse_list_no: _Ids | None = None,
         coarse_score: _Floats | None = None,
         n_threads: int = 1,
@@ -213,6 +222,8 @@ class Engine:
         filter: IdFilter | None = None,
         max_codes: int = 0,
         whole_lists: bool = False,
+        max_lists: int = 0,
+        min_codes: int = 0,
         max_empty_lists: int = 0,
         coarse_list_no: _Ids | None = None,
         coarse_score: _Floats | None = None,

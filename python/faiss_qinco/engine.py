@@ -410,6 +410,8 @@ class Engine:
             "coarse_score": distance,
             "filter": filter,
             "max_codes": min(given.max_codes, LARGEST),
+            "min_codes": min(params.min_codes, LARGEST),
+            "max_lists": min(given.max_lists_num, LARGEST),
             "n_threads": n_threads,
         }
 
@@ -427,10 +429,10 @@ class Engine:
         """The k nearest of each query x (n, d) float32, into D and I (n, k); on CPUs also where
         they are stored, into entries: list_no and offset (n, k) int64."""
         scan, nshort = self._scan(params, probed), min(params.nshort(k), LARGEST)
-        full = params.given.ensure_topk_full and scan["max_codes"] > 0
-        if full:
-            scan["max_codes"] = max(scan["max_codes"], k)
-        scan["whole_lists"] = full
+        if params.given.ensure_topk_full:
+            for name in ("max_codes", "max_lists"):
+                scan[name] = max(scan[name], k) if scan[name] else 0
+            scan["whole_lists"] = scan["max_codes"] > 0
         device = resolve_device(device) if nshort else "cpu"
         if device == "cpu":
             list_no, offset = (None, None) if entries is None else entries

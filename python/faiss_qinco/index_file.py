@@ -66,10 +66,10 @@ def write_index(index: Index, path: Path | BinaryIO) -> None:
     """Write an index to a file, atomically: a failed write leaves an old file whole. Or to an open
     binary file, from where it is on; a pipe or socket will do, which takes the time twice.
 
-    The coarse quantizer, nprobe, nshort, M_search, ids and direct map are kept; the settings of a
-    training still to be done are not. Takes a few MB of memory, and twice that of a coarse
-    quantizer that is not flat. Other threads may search meanwhile; what they add waits, and is not
-    in the file. What is in it, `storage/README.md` says.
+    The coarse quantizer, nprobe, min_codes, nshort, M_search, ids and direct map are kept; the
+    settings of a training still to be done are not. Takes a few MB of memory, and twice that of a
+    coarse quantizer that is not flat. Other threads may search meanwhile; what they add waits, and
+    is not in the file. What is in it, `storage/README.md` says.
 
     Raises OSError where the file cannot be written (MissingFileError, also a RuntimeError, where
     its folder is missing), ValueError where the path is no regular file's, TypeError for an index
@@ -179,6 +179,8 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
         tensors: dict[str, np.ndarray | Stream] = {}
         if isinstance(index, IndexIVFQINCo):
             header["nprobe"] = index.nprobe
+            if index.min_codes:
+                header["min_codes"] = index.min_codes
             header["cp"] = {
                 name: kind(getattr(index.cp, name)) for name, kind in _CLUSTERING.items()
             }
@@ -240,6 +242,8 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
             index._direct_map_type = take_number(header, "direct_map_type", int, 1, 2)
         if "max_codes" in header:
             index.max_codes = take_number(header, "max_codes", int, 0, _SIZE)
+        if "min_codes" in header:
+            index.min_codes = take_number(header, "min_codes", int, 0, _SIZE)
         cp = _take(header, "cp", dict)
         for name in _CLUSTERING.keys() & cp.keys():
             flag = _CLUSTERING[name] is bool

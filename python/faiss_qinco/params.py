@@ -30,8 +30,12 @@ class SearchParametersIVFQINCo:
         None: as the index does.
     sel : a `faiss.IDSelector`; only ids that it accepts enter the shortlist.
     max_codes : end the scan of a query after so many codes that `sel` accepts; default 0: never.
+    min_codes : go on after the nprobe lists, to the next in order of distance, until so many codes
+        that `sel` accepts were scanned, see `IndexIVFQINCo.min_codes`; None: the index's.
+    max_lists_num : visit at most so many lists that are not empty, be it for nprobe or min_codes;
+        default 0: any number. FAISS's indexes heed it in k-NN searches of fast-scan codes alone.
     ensure_topk_full : scan the list where max_codes, or k where that is larger, is reached to its
-        end; default False.
+        end, and take a max_lists_num below k for k; default False.
     max_empty_result_buckets : in `range_search`, end a query after so many lists in a row without
         a code inside the radius by its additive distance; default 0: never.
     quantizer_params : `faiss.SearchParameters` for the coarse quantizer.
@@ -43,7 +47,7 @@ class SearchParametersIVFQINCo:
 
     __slots__ = (
         "M_search", "ensure_topk_full", "exit_margin", "max_codes", "max_empty_result_buckets",
-        "nprobe", "nshort", "quantizer_params", "sel",
+        "max_lists_num", "min_codes", "nprobe", "nshort", "quantizer_params", "sel",
     )  # fmt: skip
 
     nprobe: int
@@ -52,15 +56,19 @@ class SearchParametersIVFQINCo:
     M_search: int | None
     sel: faiss.IDSelector | None
     max_codes: int
+    min_codes: int | None
+    max_lists_num: int
     ensure_topk_full: bool
     max_empty_result_buckets: int
     quantizer_params: faiss.SearchParameters | None
 
     def __init__(self, **kwargs: Any) -> None:
-        for name in ("nprobe", "max_codes", "max_empty_result_buckets"):
+        for name in ("nprobe", "max_codes", "max_lists_num", "max_empty_result_buckets"):
             setattr(self, name, size(name, kwargs.pop(name, int(name == "nprobe"))))
-        nshort, margin = kwargs.pop("nshort", None), kwargs.pop("exit_margin", None)
-        self.nshort = None if nshort is None else size("nshort", nshort)
+        for name in ("nshort", "min_codes"):
+            value = kwargs.pop(name, None)
+            setattr(self, name, None if value is None else size(name, value))
+        margin = kwargs.pop("exit_margin", None)
         self.exit_margin = None if margin is None else margin_factor(margin)
         M_search = kwargs.pop("M_search", None)
         self.M_search = None if M_search is None else integer("M_search", M_search, 1, MOST_CODES)
@@ -81,6 +89,7 @@ class Defaults:
     nshort: int | None
     exit_margin: float
     M_search: int | None
+    min_codes: int = 0
     nprobe: int = 1
     max_codes: int = 0
 
@@ -93,6 +102,7 @@ class Resolved:
     default_nshort: int | None
     exit_margin: float
     M_search: int
+    min_codes: int
     kept_alive: Any  # what the caller gave: it may be all that keeps sel and quantizer_params
 
     def nshort(self, k: int) -> int:
@@ -104,14 +114,15 @@ class Resolved:
 def resolve_params(params: Any, index: Defaults, M: int) -> Resolved:
     """The parameters of a call to an index of M codes: its own where `params` is None;
     `faiss.SearchParametersIVF` is taken too. Raises TypeError or RuntimeError for anything else, as
-    FAISS does, RuntimeError for an nprobe of 0, and ValueError for an M_search above M."""
+    FAISS does, RuntimeError for an nprobe of 0, or for min_codes with a quantizer_params.sel, and
+    ValueError for an M_search above M."""
     found = params
     if params is None:
         found = SearchParametersIVFQINCo(nprobe=index.nprobe, max_codes=index.max_codes)
     elif isinstance(params, faiss.SearchParametersIVF):
-        if getattr(params, "max_lists_num", 0):
-            raise RuntimeError("max_lists_num is not supported: set nprobe")
-        newer = {"ensure_topk_full": False, "max_empty_result_buckets": 0}  # than faiss 1.9
+        newer = {  # than faiss 1.9
+            "ensure_topk_full": False, "max_empty_result_buckets": 0, "max_lists_num": 0,
+        }  # fmt: skip
         found = SearchParametersIVFQINCo(
             nprobe=params.nprobe,
             max_codes=params.max_codes,
@@ -131,4 +142,13 @@ def resolve_params(params: Any, index: Defaults, M: int) -> Resolved:
     M_search = index.M_search
     if found.M_search is not None:
         M_search = integer("M_search", found.M_search, 1, M)
-    return Resolved(found, index.nshort, margin, M if M_search is None else M_search, params)
+    min_codes = index.min_codes if found.min_codes is None else found.min_codes
+    lists = found.quantizer_params
+    if min_codes and lists is not None and given(lists, "sel") is not None:
+        raise RuntimeError(
+            f"min_codes: expected 0 beside quantizer_params.sel, which leaves lists out, got "
+            f"{min_codes}"
+        )
+    return Resolved(
+        found, index.nshort, margin, M if M_search is None else M_search, min_codes, params
+    )

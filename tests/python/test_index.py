@@ -777,7 +777,6 @@ def test_search_parameters(filled, queries):
         fq.SearchParametersIVFQINCo(nprob=3)
     for wrong, error in (
         (faiss.SearchParametersHNSW(), RuntimeError),
-        (faiss.SearchParametersIVF(max_lists_num=10), RuntimeError),
         ({"nprobe": 3}, TypeError),
     ):
         with pytest.raises(error):

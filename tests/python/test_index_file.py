@@ -154,6 +154,7 @@ REFUSED = {
         ("nshort",): [-1, "x", 2**70],
         ("exit_margin",): [-1, "x", "inf", [], 10**400],
         ("M_search",): [0, 4, "2", 1.0, True, 2**70],
+        ("min_codes",): [-1, "x", 2**70, 1.5, True, None],
         ("is_trained",): ["yes please", 1, None],
         ("direct_map",): [1, "x", None],
         ("next_id",): [-1, "x", 2**70, 1.5, None],

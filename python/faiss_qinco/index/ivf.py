@@ -48,7 +48,8 @@ class IndexIVFQINCo(QINCoIndex):
     Attributes
     ----------
     nprobe : lists to visit per query, default 1. nshort : vectors to re-rank, default None: 100, or
-        4 k where that is more.
+        4 k where that is more. min_codes : codes to scan that a selector accepts, in further lists
+        too; default 0: those of nprobe lists.
     exit_margin : early exit of re-ranking, default 1.0; inf: none. rerank_device : where it runs,
         default "cpu"; a torch device, or "auto". use_precomputed_table : whether it looks the
         first network up, default 0; `precompute_table` makes it 1. M_search : codes of each vector
@@ -96,6 +97,7 @@ class IndexIVFQINCo(QINCoIndex):
             self.training,
         )  # fmt: skip
         index._nprobe, index._max_codes = self._nprobe, self._max_codes
+        index._min_codes = self._min_codes
         index._direct_map_type = self._direct_map_type
         index.parallel_mode = self.parallel_mode
         for name, field in vars(faiss.ClusteringParameters).items():
@@ -121,6 +123,28 @@ class IndexIVFQINCo(QINCoIndex):
     @max_codes.setter
     def max_codes(self, value: int) -> None:
         self._max_codes = size("max_codes", value)
+
+    @property
+    def min_codes(self) -> int:
+        """Codes to scan for a query at least: those that a selector accepts, where there is one. A
+        search goes on after the nprobe lists, to the next ones in order of their centroids'
+        distance, until so many were scanned; `max_lists_num` bounds the lists. So a selector of
+        few ids does not cost the recall of those it leaves. Default 0: nprobe lists alone, as in
+        FAISS. To be set for one call too, in `SearchParametersIVFQINCo`.
+
+        The order is that of the index's metric, by the centroids that `train` found in the
+        quantizer: a query that goes on is compared to all of them, once. What else ends a scan
+        (max_codes, max_empty_result_buckets) ends it. Not for `search_preassigned`, whose lists are
+        all there are.
+
+        Raises TypeError or OverflowError for what is no size; a search raises RuntimeError where
+        `quantizer_params` has a selector of lists.
+        """
+        return self._min_codes
+
+    @min_codes.setter
+    def min_codes(self, value: int) -> None:
+        self._min_codes = size("min_codes", value)
 
     def _defaults(self) -> Defaults:
         return dataclasses.replace(
@@ -199,6 +223,7 @@ class IndexIVFQINCo(QINCoIndex):
         resolved = self._resolve(params)
         k, D, I = result_buffers(k, len(x), D, I)
         probed = self._preassigned(len(x), resolved.given.nprobe, Iq, Dq)
+        resolved = dataclasses.replace(resolved, min_codes=0)  # there are no other lists
         engine.search(x, k, resolved, probed, D, I, self._rerank_device)
         return D, I
 
@@ -217,6 +242,7 @@ class IndexIVFQINCo(QINCoIndex):
         engine, x = self._check_trained(), as_matrix(x, self.d)
         resolved = self._resolve(params)
         probed = self._preassigned(len(x), resolved.given.nprobe, Iq, Dq)
+        resolved = dataclasses.replace(resolved, min_codes=0)  # there are no other lists
         return engine.range_search(x, number("thresh", thresh), resolved, probed)
 
     def _preassigned(

@@ -103,7 +103,7 @@ class Searching(Settings):
         return resolve_params(params, self._defaults(), self.M)
 
     def _defaults(self) -> Defaults:
-        return Defaults(self._nshort, self._exit_margin, self._M_search)
+        return Defaults(self._nshort, self._exit_margin, self._M_search, self._min_codes)
 
     def _probe(self, x: np.ndarray, params: Resolved) -> tuple[Any, Any]:
         given = params.given

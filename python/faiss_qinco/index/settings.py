@@ -24,8 +24,8 @@ class Settings:
 
     __slots__ = (
         "M", "_M_search", "__weakref__", "_additive_weight", "_coarse", "_config", "_engine",
-        "_exit_margin", "_length_correction", "_nshort", "_rerank_device", "d", "metric_arg",
-        "metric_type", "nbits", "nlist", "training", "verbose",
+        "_exit_margin", "_length_correction", "_min_codes", "_nshort", "_rerank_device", "d",
+        "metric_arg", "metric_type", "nbits", "nlist", "training", "verbose",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +49,7 @@ class Settings:
         self._config = "auto" if auto else resolve_config(config, self.d)
         self._nshort: int | None = None
         self._M_search: int | None = None
+        self._min_codes = 0
         self._exit_margin, self._rerank_device = 1.0, "cpu"
         self._length_correction = metric == faiss.METRIC_INNER_PRODUCT
         self._additive_weight = DEFAULT_WEIGHT
@@ -151,7 +152,7 @@ class Settings:
         tensors, what a GPU runs.
 
         On a torch device the extension finds the shortlist and the whole of it is decoded: there
-        is no early exit, and `faiss_qinco.search_stats` counts the queries alone. Results are the
+        is no early exit, and `faiss_qinco.search_stats` counts no networks. Results are the
         same within rounding; float32 products are as exact as
         `torch.set_float32_matmul_precision` says. `range_search`, and nshort 0, are always the
         extension's. A property of the machine: kept by copy and pickle, not by files.

@@ -41,6 +41,39 @@ void check_assign(const std::vector<float>& centroids, const std::vector<float>&
       }
 }
 
+// Where assign_block ends, or whatever lists were given, the others in order.
+void check_order(const std::vector<float>& centroids, const std::vector<float>& x, idx_t d) {
+  const idx_t nlist = static_cast<idx_t>(centroids.size()) / d;
+  for (Metric metric : {Metric::L2, Metric::InnerProduct})
+    for (idx_t nq : {3, 16})
+      for (idx_t nprobe : {idx_t{7}, nlist / 4 + 1, nlist + 2})
+        for (bool given : {false, true}) {
+          CAPTURE(nq);
+          CAPTURE(nprobe);
+          CAPTURE(given);
+          CoarseScratch scratch;
+          ListOrder order;
+          std::vector<idx_t> list_no(nq * nprobe);
+          std::vector<float> scores(nq * nprobe);
+          assign_block(nlist, centroids.data(), d, nq, x.data(), nprobe, metric, scratch,
+                       list_no.data(), scores.data());
+          if (given) scratch.is_scored = false;
+          for (idx_t i = 0; i < nq; ++i) {
+            const float* q = &x[i * d];
+            if (!is_usable(q, d)) continue;
+            order.reset(nlist, centroids.data(), d, nq, x.data(), i, metric, scratch,
+                        &list_no[i * nprobe], nprobe);
+            std::vector<std::pair<float, idx_t>> got, expected;
+            while (const auto next = order.next()) got.push_back(*next);
+            for (idx_t l = 0; l < nlist; ++l)
+              expected.emplace_back(exact_score(q, &centroids[l * d], d, metric), l);
+            std::sort(expected.begin(), expected.end());
+            expected.erase(expected.begin(), expected.begin() + std::min(nprobe, nlist));
+            CHECK(got == expected);
+          }
+        }
+}
+
 }  // namespace
 
 TEST_CASE("coarse: the best by exact scores, whatever the batch") {
@@ -66,4 +99,5 @@ TEST_CASE("coarse: the best by exact scores, whatever the batch") {
     for (float& v : x) v *= 1e-21f;
   }
   check_assign(centroids, x, d);
+  check_order(centroids, x, d);
 }

@@ -563,6 +563,71 @@ TEST_CASE("range search: it ends after max_codes selected codes, or with the lis
       }
 }
 
+TEST_CASE("search: for min_codes it goes on as if nprobe were as many lists as that takes") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct})
+    for (bool own_bases : {false, true}) {
+      const Index index(metric);
+      std::vector<float> centroids(index.centroids);
+      if (own_bases) std::reverse(centroids.begin(), centroids.end());
+      Engine::Parts parts = index.parts();
+      parts.centroids = centroids.data();
+      parts.bases = own_bases ? index.centroids.data() : nullptr;
+      const auto engine = index.filled(parts);
+      const RangeFilter few(0, Index::n), none(-2, -1);
+      std::vector<idx_t> order(Index::nq * Index::nlist), given(Index::nq * 2);
+      std::vector<float> distance(Index::nq * Index::nlist);
+      assign(Index::nlist, centroids.data(), Index::d, Index::nq, index.q.data(), Index::nlist,
+             metric, order.data(), distance.data(), {1});
+      for (idx_t i = 0; i < Index::nq; ++i) std::copy_n(&order[i * Index::nlist], 2, &given[i * 2]);
+      for (const IdFilter* filter :
+           {static_cast<const IdFilter*>(nullptr), static_cast<const IdFilter*>(&few),
+            static_cast<const IdFilter*>(&none)})
+        for (idx_t min_codes : {1, 20, 120, 250, 1 << 30})
+          for (idx_t nshort : {0, 30})
+            for (bool lists_given : {false, true}) {
+              Call call = index.call(7, 2, nshort);
+              call.engine = engine.get();
+              call.filter = filter;
+              call.limits.min_codes = min_codes;
+              if (lists_given) call.coarse_list_no = given.data();
+              search_stats.nlist = search_stats.ndis = 0;
+              const Result got = run_search(call);
+              const idx_t n_lists = search_stats.nlist, n_codes = search_stats.ndis;
+              CHECK(run_search(call, 3) == got);
+              const float radius = metric == Metric::L2 ? 30.0f : -5.0f;
+              const auto hits = run_range(call, radius);
+
+              idx_t all_lists = 0, all_codes = 0;
+              for (idx_t i = 0; i < Index::nq; ++i) {
+                idx_t nprobe = 0, n = 0;  // what it takes
+                for (; nprobe < Index::nlist && (nprobe < 2 || n < min_codes); ++nprobe) {
+                  const idx_t l = order[i * Index::nlist + nprobe];
+                  idx_t size = 0;
+                  for (idx_t j = 0; j < Index::n; ++j)
+                    if (index.list_no[j] == l) {
+                      ++size;
+                      n += !filter || filter->accepts(index.ids[j]);
+                    }
+                  all_lists += size > 0;
+                }
+                all_codes += n;
+                Call one = call;
+                one.n = 1;
+                one.q += i * Index::d;
+                one.nprobe = nprobe;
+                one.limits = {};
+                one.coarse_list_no = nullptr;
+                const Result expected = run_search(one);
+                CHECK(std::equal(expected.D.begin(), expected.D.end(), got.D.begin() + i * 7));
+                CHECK(std::equal(expected.I.begin(), expected.I.end(), got.I.begin() + i * 7));
+                CHECK(sorted(run_range(one, radius)[0]) == sorted(hits[i]));
+              }
+              CHECK(n_lists == all_lists);
+              CHECK(n_codes == all_codes);
+            }
+    }
+}
+
 TEST_CASE("search: concurrent calls do not disturb each other") {
   const Index index(Metric::L2);
   const RangeFilter range(0, Index::n * 3);

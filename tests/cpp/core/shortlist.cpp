@@ -54,15 +54,19 @@ struct SomeIds : IdFilter {
 
 // The shortlist against float scores of every code, in the order of operations of the header.
 void check_scan(const Lists& data, const std::vector<float>& lut, const std::vector<float>& coarse,
-                const SomeIds* filter, ScanLimits limits = {}, bool ratios = false) {
+                const SomeIds* filter, ScanLimits limits = {}, bool ratios = false,
+                std::size_t n_first = 7) {  // of the lists; the others are further ones
   const InvertedLists& lists = data.lists;
   const std::vector<idx_t> probed{5, 0, -1, 4, 3, 2, 1};
   std::vector<std::uint8_t> code(static_cast<std::size_t>(lists.M()));
   for (idx_t k : {idx_t{1}, idx_t{10}, idx_t{100}, data.n + 1}) {
     TopK expected(k), got(k);
-    idx_t scanned = 0;
+    idx_t scanned = 0, n_lists = 0;
     auto done = [&] { return limits.max_codes > 0 && scanned >= limits.max_codes; };
-    for (std::size_t p = 0; p < probed.size() && !done(); ++p)
+    for (std::size_t p = 0; p < probed.size() && !done(); ++p) {
+      if (p >= n_first && scanned >= limits.min_codes) break;
+      if (limits.max_lists > 0 && n_lists == limits.max_lists) break;
+      n_lists += probed[p] >= 0 && lists.list(probed[p]).size() > 0;
       for (idx_t o = 0; probed[p] >= 0 && o < lists.list(probed[p]).size(); ++o) {
         if (!limits.whole_lists && done()) break;
         if (filter && !filter->accepts(lists.list(probed[p]).ids[o])) continue;
@@ -74,14 +78,23 @@ void check_scan(const Lists& data, const std::vector<float>& lut, const std::vec
         expected.push({ratios ? (coarse[p] + sum) / beside : (coarse[p] + sum) + beside,
                        lists.list(probed[p]).ids[o], probed[p], o});
       }
+    }
     for (double visits : {1.0, 1e9}) {
       LutU8 scratch;
-      const Selection selection(filter, lists.nlist(), visits, limits.max_codes > 0);
+      const Selection selection(filter, lists.nlist(), visits, limits.count());
       got.reset(k);
-      scan_lists({lists, selection, limits, static_cast<idx_t>(probed.size()), probed.data(),
-                  coarse.data(), ratios},
-                 lut.data(), scratch, got);
+      Probes probes{lists,         selection,     limits, static_cast<idx_t>(n_first),
+                    probed.data(), coarse.data(), ratios};
+      if (n_first < probed.size())
+        probes.further = [&, p = n_first]() mutable -> std::optional<Probe> {
+          if (p == probed.size()) return std::nullopt;
+          ++p;
+          return Probe{probed[p - 1], coarse[p - 1]};
+        };
+      const Scanned counts = scan_lists(probes, lut.data(), scratch, got);
       CHECK(keys(got) == keys(expected));
+      CHECK(counts.n_lists == n_lists);
+      if (!filter || limits.count() || visits > 1) CHECK(counts.n_codes == scanned);
     }
   }
 }
@@ -174,6 +187,21 @@ TEST_CASE("shortlist: it ends after max_codes selected codes, or with the list t
     for (idx_t max_codes : {1, 63, 64, 65, 500, 806, 807, 808, 871, 872, 5000})
       for (const SomeIds* filter : {static_cast<const SomeIds*>(nullptr), &few, &half})
         check_scan(data, lut, coarse, filter, {max_codes, whole_lists});
+}
+
+TEST_CASE("shortlist: it goes on for min_codes selected codes, to max_lists lists with something") {
+  test::Rng rng;
+  const idx_t n = 1000;
+  const Lists data(rng, 4, rng.floats(n));  // probed: 807 entries, none, no list, 65, 64, 63, 1
+  const auto lut = rng.floats(4 * K), coarse = rng.floats(7);
+  const SomeIds few(0), half(n / 4);
+  for (std::size_t n_first : {0, 2, 4, 7})
+    for (idx_t min_codes : {0, 1, 807, 808, 872, 873, 5000})
+      for (idx_t max_lists : {0, 1, 3, 9})
+        for (idx_t max_codes : {0, 300, 900})
+          for (const SomeIds* filter : {static_cast<const SomeIds*>(nullptr), &few, &half})
+            check_scan(data, lut, coarse, filter,
+                       {max_codes, n_first == 4, 0, max_lists, min_codes}, false, n_first);
 }
 
 TEST_CASE("range collector: what is up to the bound is taken, what is below the radius counted") {
