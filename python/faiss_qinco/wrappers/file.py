@@ -3,6 +3,7 @@ inside under a prefix."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -53,6 +54,8 @@ def wrapper_state(
             tensors["id_map"] = index._ids()
         if isinstance(index, IndexRefine):
             index._synced()
+            if not math.isfinite(index.k_factor):
+                raise ValueError(f"k_factor: expected a finite number, got {index.k_factor}")
             header["k_factor"] = index.k_factor
             tensors["refine"] = _refinement(index)
         yield header, tensors

@@ -101,6 +101,13 @@ def test_untrained_and_empty(new):
     assert fq.deserialize_index(fq.serialize_index(fq.IndexShards(D))).count() == 0
 
 
+def test_a_k_factor_that_json_has_not(new):
+    index = fq.IndexRefineFlat(new("ivf"))
+    index.k_factor = np.inf
+    with pytest.raises(ValueError, match="k_factor"):
+        fq.serialize_index(index)
+
+
 def forged(index, change):
     with open_bytes(fq.serialize_index(index), "index") as reader:
         header, tensors = reader.header, reader.all()

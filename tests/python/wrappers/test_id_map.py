@@ -301,6 +301,8 @@ def test_settings_and_names(new):
     index.nprobe, index.nshort, index.verbose = 2, 7, True
     inside = index.index.base_index.index
     assert (inside.nprobe, inside.nshort, inside.verbose) == (2, 7, True)
+    assert (index.M, index.nbits, index.nlist, index.codec) == (2, 4, 4, inside.codec)
+    assert index.code_size == inside.code_size + 4 * D
     assert repr(index).startswith("<IndexIDMap2 <IndexRefineFlat <IndexPreTransform PCA")
     assert weakref.ref(index)() is index
     usage = index.memory_usage()

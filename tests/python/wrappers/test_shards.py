@@ -264,21 +264,25 @@ def test_replicas(new, x, q, kind, threaded):
 
 
 def test_threads_keep_the_callers_number(new, x, q):
-    """faiss's number is that of a thread, and the workers are others."""
+    """Whose number, if it is faiss's, is that of a thread, and the workers are others."""
     many = shards(new, "ivf", True)
     many.add(x)
     seen = []
 
     def ask(i):
-        seen.append(faiss.omp_get_max_threads())
+        seen.append(fq.get_num_threads())
         return True
 
     before = faiss.omp_get_max_threads()
     params = fq.SearchParametersIVFQINCo(sel=faiss.PyCallbackIDSelector(ask))
-    faiss.omp_set_num_threads(6)
     try:
+        faiss.omp_set_num_threads(6)
         many.search(q[:1], 1, params=params)
-        assert faiss.omp_get_max_threads() == 6 and set(seen) == {2}
+        assert faiss.omp_get_max_threads() == fq.get_num_threads() == 6 and set(seen) == {2}
+        fq.set_num_threads(9)
+        many.search(q[:1], 1, params=params)
+        assert fq.get_num_threads() == 9 and set(seen) == {2, 3}
     finally:
         faiss.omp_set_num_threads(before)
+        fq.set_num_threads(None)
     assert not [t for t in threading.enumerate() if t.name.startswith("faiss_qinco")]
