@@ -60,7 +60,8 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Undo `register`. What has been made meanwhile stays as it is."""
+    """Undo `register`. What has been made meanwhile stays as it is. (`__new__` of faiss's classes
+    cannot be taken back in Python; it passes on all.)"""
     global _active
     with _lock:
         _active = False

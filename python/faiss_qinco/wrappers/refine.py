@@ -210,7 +210,8 @@ class IndexRefine(Wrapper):
             )
         best_is_large = self.metric_type == faiss.METRIC_INNER_PRODUCT
         with self._lock.reading():
-            ids = self.base_index.search(x, int(wanted), params=self._base_params(own))[1]
+            n = min(int(wanted), max(k, self.base_index.ntotal))  # there are no more
+            ids = self.base_index.search(x, n, params=self._base_params(own))[1]
             found = self._distances(x, self._known(ids))
         with library_threads(torch_too=False):
             heap = faiss.ResultHeap(len(x), k, keep_max=best_is_large)

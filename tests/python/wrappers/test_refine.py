@@ -91,6 +91,10 @@ def test_bits_are_those_of_faiss(new, learnt, x, q, kind, refinement):
     base.add(ours_base.reconstruct_n())
     ranks[0].add(x)
     theirs = faiss.IndexRefine(base, ranks[0])
+    equal(
+        ours.search(q, 1, params=params(k_factor=1e15)),
+        ours.search(q, 1, params=params(k_factor=400)),
+    )
     for k, k_factor in ((3, 200), (20, 20), (400, 1), (500, 1), (7, 57.15)):
         own = params(k_factor=k_factor)
         equal(ours.search(q, k, params=own), theirs.search(q, k, params=own))

@@ -286,3 +286,57 @@ def test_threads_keep_the_callers_number(new, x, q):
         faiss.omp_set_num_threads(before)
         fq.set_num_threads(None)
     assert not [t for t in threading.enumerate() if t.name.startswith("faiss_qinco")]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_searches_while_it_changes(new, x, q, threaded):
+    """An id never comes with the distance of another vector, whichever shards are full already."""
+    many = shards(new, "flat", threaded)
+    many.add(x)
+    distance, ids = many.search(q[:1], 400)
+    right = dict(zip(ids[0].tolist(), distance[0].tolist(), strict=True))
+    wrong, done = [], threading.Event()
+
+    def search():
+        while not done.is_set():
+            found, ids = many.search(q[:1], 50)
+            for i, value in zip(ids[0].tolist(), found[0].tolist(), strict=True):
+                if i != -1 and right.get(i) != value:
+                    wrong.append((i, value))
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for i in range(30):
+            many.reset()
+            many.add(x)
+            if i % 10 == 0:
+                assert fq.deserialize_index(fq.serialize_index(many)).ntotal == 400
+                last = many.at(2)
+                many.remove_shard(last)
+                many.add_shard(last)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def test_changes_inside_a_search_of_its_own(new, x, q):
+    """Also in a thread of a shard."""
+    many = shards(new, "ivf", True)
+    many.add(x)
+    seen = []
+
+    def ask(i):
+        if not seen:
+            seen.append(1)
+            for change in (many.reset, lambda: many.remove_shard(many.at(0))):
+                with pytest.raises(RuntimeError, match="inside a search"):
+                    change()
+        return True
+
+    params = fq.SearchParametersIVFQINCo(sel=faiss.PyCallbackIDSelector(ask))
+    many.search(q[:1], 1, params=params)
+    assert seen and many.ntotal == 400
