@@ -29,7 +29,6 @@ CALLS = {
         x, 3, params=faiss.SearchParameters(sel=faiss.IDSelectorAll())
     ),
     "D of a wrong shape": lambda m, x: m.search(x, 3, D=np.empty((1, 1), "f4")),
-    "typo": lambda m, x: setattr(m, "nprobee", 3),
     "reconstruct": lambda m, x: m.reconstruct(4).shape,
     "reconstruct what is not there": lambda m, x: m.reconstruct(5),
     "reconstruct_batch": lambda m, x: m.reconstruct_batch([4, 11]).shape,

@@ -30,7 +30,6 @@ CALLS = {
     "remove": lambda s, x: s.remove_ids(np.arange(3)),
     "merge": lambda s, x: s.merge_from(s, 0),
     "sa_encode": lambda s, x: s.sa_encode(x),
-    "typo": lambda s, x: setattr(s, "successive_idz", True),
     "own_fields": lambda s, x: s.own_fields,
     "numbers": lambda s, x: (
         s.d,
@@ -182,6 +181,8 @@ def test_what_does_not_fit(new, x):
             call(fq.IndexShards(D))
     with pytest.raises(IndexError):
         many.at(3)
+    with pytest.raises(AttributeError):
+        many.successive_idz = True
 
 
 @pytest.mark.parametrize("wrap", [lambda i: i, fq.IndexRefineFlat, fq.IndexIDMap2])
