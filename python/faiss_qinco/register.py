@@ -60,7 +60,8 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Undo `register`. What has been made meanwhile stays as it is."""
+    """Undo `register`. What has been made meanwhile stays as it is. (`__new__` of faiss's classes
+    cannot be taken back in Python; it passes on all.)"""
     global _active
     with _lock:
         _active = False
@@ -210,11 +211,20 @@ def _read_on(head: bytes, reader: Any) -> Any:
 
 
 def _write_index(index: Any, target: Any, io_flags: int = 0) -> None:
-    if io_flags:
-        raise ValueError(f"io_flags: expected 0 for an index of faiss_qinco, got {io_flags:#x}")
+    _no_flags(io_flags)
     if isinstance(target, faiss.IOWriter):
         target = _Writer(target)
     index_file.write_index(index, target)
+
+
+def _serialize_index(index: Any, io_flags: int = 0) -> np.ndarray:
+    _no_flags(io_flags)
+    return index_file.serialize_index(index)
+
+
+def _no_flags(io_flags: int) -> None:
+    if io_flags:
+        raise ValueError(f"io_flags: expected 0 for an index of faiss_qinco, got {io_flags:#x}")
 
 
 class _Writer:
@@ -324,7 +334,7 @@ def _all_patches() -> list[_Patch]:
         "index_factory": _make_index_factory,
         "read_index": _make_read_index,
         "write_index": _of_index(_write_index),
-        "serialize_index": _of_index(lambda index, io_flags=0: index_file.serialize_index(index)),
+        "serialize_index": _of_index(_serialize_index),
         "deserialize_index": _make_deserialize_index,
         "clone_index": _of_index(copy.copy),
         "downcast_index": _of_index(lambda index: index),

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import faiss
 
@@ -14,6 +15,7 @@ from .checks import integer
 MAX_THREADS = 4096
 
 _threads: int | None = None
+_of_part: ContextVar[int | None] = ContextVar("faiss_qinco_threads", default=None)
 _forked = False
 
 
@@ -34,7 +36,19 @@ def set_num_threads(n: int | None) -> None:
 
 def get_num_threads() -> int:
     """The number of threads that a call made now would use."""
+    if (part := _of_part.get()) is not None:
+        return part
     return max(1, int(faiss.omp_get_max_threads())) if _threads is None else _threads
+
+
+@contextmanager
+def part_of_threads(n: int) -> Iterator[None]:
+    """In the block, this thread's calls use n threads, whatever is set: others run at the time."""
+    token = _of_part.set(n)
+    try:
+        yield
+    finally:
+        _of_part.reset(token)
 
 
 @contextmanager

@@ -93,7 +93,9 @@ def test_order_and_nesting_are_those_of_faiss(description, expected, leaf):
     theirs = faiss.index_factory(
         32, description.format("IVF64,PQ4x4").replace(" ", ""), faiss.METRIC_INNER_PRODUCT
     )
-    assert words(ours, leaf) == words(theirs, leaf) == expected.format("leaf")
+    assert words(ours, leaf) == expected.format("leaf")
+    if not words(theirs, leaf).startswith("IndexRefineFlat(IndexIDMap"):  # faiss 1.9
+        assert words(theirs, leaf) == words(ours, leaf)
     assert ours.d == 32 and ours.metric_type == faiss.METRIC_INNER_PRODUCT
 
 

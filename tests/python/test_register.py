@@ -278,6 +278,7 @@ def behaviour(x, q, path):  # noqa: F811
                 faiss.read_index(faiss.FileIOReader(path)), pickle.loads(pickle.dumps(index)),
                 faiss.read_index(faiss.PyCallbackIOReader(io.BytesIO(data.tobytes()).read)),
                 faiss.read_index(path, faiss.IO_FLAG_MMAP), faiss.downcast_index(index),
+                faiss.read_index(faiss.FileIOReader(path), faiss.IO_FLAG_MMAP),
             ]  # fmt: skip
             ivf = faiss.try_extract_index_ivf(index)
             return data.tobytes(), type(index), type(ivf), [

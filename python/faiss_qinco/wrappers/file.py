@@ -3,6 +3,7 @@ inside under a prefix."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -50,9 +51,11 @@ def wrapper_state(
             header["successive_ids"] = index.successive_ids
         if isinstance(index, IndexIDMap):
             index._synced()
-            tensors["id_map"] = index._ids()
+            tensors["id_map"] = _view(index._ids())
         if isinstance(index, IndexRefine):
             index._synced()
+            if not math.isfinite(index.k_factor):
+                raise ValueError(f"k_factor: expected a finite number, got {index.k_factor}")
             header["k_factor"] = index.k_factor
             tensors["refine"] = _refinement(index)
         yield header, tensors
@@ -65,7 +68,12 @@ def _refinement(index: IndexRefine) -> np.ndarray | Stream:
         return np.asarray(faiss.serialize_index(refinement))
     shape = (refinement.ntotal, refinement.d)
     vectors = faiss.rev_swig_ptr(refinement.get_xb(), shape[0] * shape[1]) if shape[0] else ()
-    return np.asarray(vectors, np.float32).reshape(shape)
+    return _view(np.asarray(vectors, np.float32).reshape(shape))
+
+
+def _view(array: np.ndarray) -> Stream:
+    """Memory of faiss, which is there as long as nothing changes: a copy is a copy of it."""
+    return Stream(array.dtype, array.shape, [array])
 
 
 def wrapper_from_state(reader: Reader, inner: Callable[[Reader], Any]) -> Any:

@@ -38,7 +38,8 @@ class IndexIDMap(Wrapper):
     index : the index inside, in which nothing may be added or removed past this one.
     id_map : faiss.Int64Vector, the id of each vector by its number in `index`.
     nprobe, nshort, exit_margin, M_search, rerank_device, training, verbose : of the index inside.
-    d, ntotal, is_trained, metric_type : as of the index inside. own_fields : of no effect.
+    d, ntotal, is_trained, metric_type, codec, config, nlist, M, nbits, code_size : as of the index
+        inside. own_fields : of no effect.
 
     Searches, changes and saves may come from several threads at once, as of an IndexIVFQINCo.
 
@@ -51,6 +52,8 @@ class IndexIDMap(Wrapper):
     rerank_device, training, verbose = OfIndex(), OfIndex(), OfIndex()
     d, ntotal, is_trained = OfIndex(), OfIndex(), OfIndex()
     metric_type, metric_arg = OfIndex(), OfIndex()
+    codec, config, nlist, M, nbits = OfIndex(), OfIndex(), OfIndex(), OfIndex(), OfIndex()
+    code_size = OfIndex()
 
     def __init__(self, index: Any) -> None:
         check_inside("index", index)

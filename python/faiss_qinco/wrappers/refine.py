@@ -50,7 +50,8 @@ class IndexRefine(Wrapper):
     ----------
     base_index, refine_index : as given. k_factor : float, default 1.0.
     nprobe, nshort, exit_margin, M_search, rerank_device, training, verbose : of the base index.
-    d, ntotal, is_trained, metric_type : as in FAISS. own_fields, own_refine_index : of no effect.
+    d, ntotal, is_trained, metric_type : as in FAISS. codec, config, nlist, M, nbits : of the base
+        index. code_size : bytes of both codes. own_fields, own_refine_index : of no effect.
 
     Searches, changes and saves may come from several threads at once. Distances of other kinds than
     IndexFlat are asked for one after the other, about a microsecond each.
@@ -65,6 +66,7 @@ class IndexRefine(Wrapper):
     nprobe, nshort, exit_margin, M_search = _OfBase(), _OfBase(), _OfBase(), _OfBase()
     rerank_device, training, verbose = _OfBase(), _OfBase(), _OfBase()
     d, ntotal, metric_type, metric_arg = _OfBase(), _OfBase(), _OfBase(), _OfBase()
+    codec, config, nlist, M, nbits = _OfBase(), _OfBase(), _OfBase(), _OfBase(), _OfBase()
 
     def __init__(self, base_index: Any, refine_index: Any) -> None:
         self._start(base_index, refine_index)
@@ -112,6 +114,10 @@ class IndexRefine(Wrapper):
     @property
     def is_trained(self) -> bool:
         return bool(self.base_index.is_trained and self.refine_index.is_trained)
+
+    @property
+    def code_size(self) -> int:
+        return int(self.base_index.code_size + self.refine_index.sa_code_size())
 
     def memory_usage(self) -> dict[str, float]:
         """As of the base index, and `refine`, the codes of the refine index."""
@@ -199,10 +205,13 @@ class IndexRefine(Wrapper):
         with np.errstate(over="ignore"):
             wanted = np.float32(k) * factor
         if not k <= wanted < 1 << 62:  # NaN too
-            raise RuntimeError(f"k_factor: expected at least 1, got {factor}")
+            raise RuntimeError(
+                f"k_factor: expected at least 1, {k} * {factor} results are asked for"
+            )
         best_is_large = self.metric_type == faiss.METRIC_INNER_PRODUCT
         with self._lock.reading():
-            ids = self.base_index.search(x, int(wanted), params=self._base_params(own))[1]
+            n = min(int(wanted), max(k, self.base_index.ntotal))  # there are no more
+            ids = self.base_index.search(x, n, params=self._base_params(own))[1]
             found = self._distances(x, self._known(ids))
         with library_threads(torch_too=False):
             heap = faiss.ResultHeap(len(x), k, keep_max=best_is_large)

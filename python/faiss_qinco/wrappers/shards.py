@@ -20,7 +20,7 @@ from ..checks import (
     integer,
     result_buffers,
 )
-from ..threads import get_num_threads
+from ..threads import get_num_threads, part_of_threads
 from .base import Wrapper, check_inside, inside
 from .lock import Lock
 from .search_params import selecting, shifted
@@ -172,8 +172,8 @@ class _Threaded(Wrapper):
         share = max(1, get_num_threads() // len(indexes))
 
         def one(i: int) -> Any:
-            faiss.omp_set_num_threads(share)  # of this thread alone
-            return call(i, indexes[i])
+            with part_of_threads(share):
+                return call(i, indexes[i])
 
         with ThreadPoolExecutor(len(indexes), "faiss_qinco") as pool:
             futures = [pool.submit(copy_context().run, one, i) for i in range(len(indexes))]
@@ -187,8 +187,8 @@ class IndexShards(_Threaded):
     Parameters
     ----------
     d : dimension, default that of the first shard.
-    threaded : search, add and train in all shards at the same time, each with its part of the
-        threads. Results are the same.
+    threaded : search and add in all shards at the same time, each with its part of the threads.
+        Results are the same; Ctrl-C waits for the shards.
     successive_ids : whether the ids of a shard follow on from those of the one before, so that the
         shards need none of their own; vectors are then added in one call. False: `add` numbers
         them, and the shards store ids: IndexIVFQINCo, IndexIDMap.

@@ -11,7 +11,8 @@ import pytest
 
 HERE = Path(__file__).parent
 NAMES = ("ivf.fqi", "hnsw.fqi", "flat.fqi", "transformed.fqi", "codec.safetensors",
-         "v1/ivf.fqi", "v1/wide_ids.fqi", "v1/flat.fqi")  # fmt: skip
+         "v1/ivf.fqi", "v1/wide_ids.fqi", "v1/flat.fqi", "v1/id_map.fqi",
+         "v1/shards.fqi")  # fmt: skip
 FILES = [HERE.parent / "golden" / name for name in NAMES]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import faiss
@@ -32,15 +33,45 @@ def wide_ids(x: np.ndarray) -> fq.IndexIVFQINCo:
     return index
 
 
-def main() -> None:
-    """Write the files and what the indexes find."""
+def id_map() -> fq.IndexIDMap2:
+    """Ids, vectors to refine by, and transforms, one inside the other."""
+    x = np.random.default_rng(2).normal(size=(60, 6)).astype(np.float32)
+    inside = fq.read_index(HERE / "transformed.fqi")
+    inside.reset()
+    inside.nprobe = 4
+    ranks = faiss.index_factory(6, "SQ8")
+    ranks.train(x)
+    index = fq.IndexIDMap2(fq.IndexRefine(inside, ranks))
+    index.index.k_factor = 3.5
+    index.add_with_ids(x, np.arange(60, dtype=np.int64) * (1 << 33) - 5)
+    return index
+
+
+def shards() -> fq.IndexShards:
+    """Several, with and without vectors to refine by."""
+    x = np.random.default_rng(3).normal(size=(60, 6)).astype(np.float32)
+    index = fq.IndexShards(6, True, True)
+    for wrap in (lambda inside: inside, fq.IndexRefineFlat):
+        inside = fq.read_index(HERE / "flat.fqi")
+        inside.reset()
+        index.add_shard(wrap(inside))
+    index.add(x)
+    return index
+
+
+def main(names: list[str]) -> None:
+    """Write these files, and what the indexes find."""
     results = {}
+    if (HERE / "v1" / "results.json").exists():
+        results = json.loads((HERE / "v1" / "results.json").read_text())
     x = np.load(DATA / "learn.npy")[:1300].astype(np.float32)
     x = x.reshape(len(x), 16, 8).mean(2)
     (HERE / "v1").mkdir(exist_ok=True)
-    for name in ("ivf", "hnsw", "flat", "transformed", "wide_ids"):
+    for name in names:
         if name == "wide_ids":
             index, q = wide_ids(x), x[:5]
+        elif name in ("id_map", "shards"):
+            index, q = globals()[name](), np.array(RESULTS["q"], np.float32)
         else:
             index, q = fq.read_index(HERE / f"{name}.fqi"), np.array(RESULTS["q"], np.float32)
             if name != "flat":
@@ -52,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

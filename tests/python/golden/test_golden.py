@@ -57,7 +57,7 @@ def test_files_of_before_format_1(name, tmp_path):
 @pytest.mark.parametrize("name", RESULTS_1)
 def test_files_of_format_1(name, flags, tmp_path):
     """Those of before, written again, and one with inner product, lengths corrected, wide random
-    ids, and a direct map, some vectors removed. `make.py` has made them."""
+    ids, and a direct map, some vectors removed; indexes around others. `make.py` has made them."""
     expected = RESULTS_1[name]
     index = fq.read_index(HERE / "v1" / f"{name}.fqi", flags)
     D, I = index.search(np.array(expected["q"], np.float32), 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import json
 import pickle
 
@@ -89,6 +90,17 @@ def test_files_and_copies(new, learnt, x, q, name, tmp_path, capsys):
     assert ("refine" in found["parts"]) == ("refine" in name) and found["ntotal"] == 400
 
 
+def test_what_pickle_takes_is_no_view(new, learnt, x, q):
+    """Of memory that is faiss's, and is gone with the next change."""
+    for name in ("id_map", "id_map2 of refine flat of ip"):
+        index = filled(name, new, learnt, x)
+        expected = index.search(q, 9)
+        make, parts = copyreg.dispatch_table[type(index)](index)
+        index.reset()
+        index.add_with_ids(x[::-1], IDS)
+        equal(make(*parts).search(q, 9), expected)
+
+
 def test_untrained_and_empty(new):
     for text in (
         LONG,
@@ -99,6 +111,13 @@ def test_untrained_and_empty(new):
         data = fq.serialize_index(index)
         assert repr(copy.copy(index)) == repr(fq.deserialize_index(data)) == repr(index)
     assert fq.deserialize_index(fq.serialize_index(fq.IndexShards(D))).count() == 0
+
+
+def test_a_k_factor_that_json_has_not(new):
+    index = fq.IndexRefineFlat(new("ivf"))
+    index.k_factor = np.inf
+    with pytest.raises(ValueError, match="k_factor"):
+        fq.serialize_index(index)
 
 
 def forged(index, change):

@@ -29,7 +29,6 @@ CALLS = {
         x, 3, params=faiss.SearchParameters(sel=faiss.IDSelectorAll())
     ),
     "D of a wrong shape": lambda m, x: m.search(x, 3, D=np.empty((1, 1), "f4")),
-    "typo": lambda m, x: setattr(m, "nprobee", 3),
     "reconstruct": lambda m, x: m.reconstruct(4).shape,
     "reconstruct what is not there": lambda m, x: m.reconstruct(5),
     "reconstruct_batch": lambda m, x: m.reconstruct_batch([4, 11]).shape,
@@ -301,6 +300,8 @@ def test_settings_and_names(new):
     index.nprobe, index.nshort, index.verbose = 2, 7, True
     inside = index.index.base_index.index
     assert (inside.nprobe, inside.nshort, inside.verbose) == (2, 7, True)
+    assert (index.M, index.nbits, index.nlist, index.codec) == (2, 4, 4, inside.codec)
+    assert index.code_size == inside.code_size + 4 * D
     assert repr(index).startswith("<IndexIDMap2 <IndexRefineFlat <IndexPreTransform PCA")
     assert weakref.ref(index)() is index
     usage = index.memory_usage()

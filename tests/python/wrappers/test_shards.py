@@ -30,7 +30,6 @@ CALLS = {
     "remove": lambda s, x: s.remove_ids(np.arange(3)),
     "merge": lambda s, x: s.merge_from(s, 0),
     "sa_encode": lambda s, x: s.sa_encode(x),
-    "typo": lambda s, x: setattr(s, "successive_idz", True),
     "own_fields": lambda s, x: s.own_fields,
     "numbers": lambda s, x: (
         s.d,
@@ -182,6 +181,8 @@ def test_what_does_not_fit(new, x):
             call(fq.IndexShards(D))
     with pytest.raises(IndexError):
         many.at(3)
+    with pytest.raises(AttributeError):
+        many.successive_idz = True
 
 
 @pytest.mark.parametrize("wrap", [lambda i: i, fq.IndexRefineFlat, fq.IndexIDMap2])
@@ -269,21 +270,79 @@ def test_replicas(new, x, q, kind, threaded):
 
 
 def test_threads_keep_the_callers_number(new, x, q):
-    """faiss's number is that of a thread, and the workers are others."""
+    """Whose number, if it is faiss's, is that of a thread, and the workers are others."""
     many = shards(new, "ivf", True)
     many.add(x)
     seen = []
 
     def ask(i):
-        seen.append(faiss.omp_get_max_threads())
+        seen.append(fq.get_num_threads())
         return True
 
     before = faiss.omp_get_max_threads()
     params = fq.SearchParametersIVFQINCo(sel=faiss.PyCallbackIDSelector(ask))
-    faiss.omp_set_num_threads(6)
     try:
+        faiss.omp_set_num_threads(6)
         many.search(q[:1], 1, params=params)
-        assert faiss.omp_get_max_threads() == 6 and set(seen) == {2}
+        assert faiss.omp_get_max_threads() == fq.get_num_threads() == 6 and set(seen) == {2}
+        fq.set_num_threads(9)
+        many.search(q[:1], 1, params=params)
+        assert fq.get_num_threads() == 9 and set(seen) == {2, 3}
     finally:
         faiss.omp_set_num_threads(before)
+        fq.set_num_threads(None)
     assert not [t for t in threading.enumerate() if t.name.startswith("faiss_qinco")]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_searches_while_it_changes(new, x, q, threaded):
+    """An id never comes with the distance of another vector, whichever shards are full already."""
+    many = shards(new, "flat", threaded)
+    many.add(x)
+    distance, ids = many.search(q[:1], 400)
+    right = dict(zip(ids[0].tolist(), distance[0].tolist(), strict=True))
+    wrong, done = [], threading.Event()
+
+    def search():
+        while not done.is_set():
+            found, ids = many.search(q[:1], 50)
+            for i, value in zip(ids[0].tolist(), found[0].tolist(), strict=True):
+                if i != -1 and right.get(i) != value:
+                    wrong.append((i, value))
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for i in range(30):
+            many.reset()
+            many.add(x)
+            if i % 10 == 0:
+                assert fq.deserialize_index(fq.serialize_index(many)).ntotal == 400
+                last = many.at(2)
+                many.remove_shard(last)
+                many.add_shard(last)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def test_changes_inside_a_search_of_its_own(new, x, q):
+    """Also in a thread of a shard."""
+    many = shards(new, "ivf", True)
+    many.add(x)
+    seen = []
+
+    def ask(i):
+        if not seen:
+            seen.append(1)
+            for change in (many.reset, lambda: many.remove_shard(many.at(0))):
+                with pytest.raises(RuntimeError, match="inside a search"):
+                    change()
+        return True
+
+    params = fq.SearchParametersIVFQINCo(sel=faiss.PyCallbackIDSelector(ask))
+    many.search(q[:1], 1, params=params)
+    assert seen and many.ntotal == 400
