@@ -20,7 +20,8 @@ from faiss_qinco.errors import MissingTorchError
 DATA = Path(fq.__file__).parent / "data" / "sift_demo"
 FAST = {  # modules that train nothing
     "test_additive", "test_container", "test_data", "test_evaluate", "test_factory", "test_golden",
-    "test_index_model", "test_model", "test_plots", "test_structure", "test_vectors",
+    "test_index_model", "test_light", "test_model", "test_plots", "test_structure", "test_stub",
+    "test_vectors",
 }  # fmt: skip
 collect_ignore = [] if find_spec("torch") else [  # of torch alone
     "ranking/test_rerank.py", "training/test_log.py", "training/test_processes.py",
