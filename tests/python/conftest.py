@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -157,15 +158,26 @@ def make_searchable(index: Any, x: np.ndarray) -> None:
     index.train_from_codec(x, codec)
 
 
-@pytest.fixture(scope="session")
-def trained(learn) -> dict[int, bytes]:
-    """The bytes of an empty index for each metric: a test restores its own copy."""
-    images = {}
+def images(prepare: Callable[[fq.IndexIVFQINCo], None]) -> dict[int, bytes]:
+    """The bytes of an empty index for each metric, after `prepare`."""
+    found = {}
     for metric in (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT):
         index = new_index(metric)
-        make_searchable(index, learn)
-        images[metric] = fq.serialize_index(index)
-    return images
+        prepare(index)
+        found[metric] = fq.serialize_index(index)
+    return found
+
+
+@pytest.fixture(scope="session")
+def trained(learn) -> dict[int, bytes]:
+    """Indexes that can be searched, by metric: a test restores its own copy."""
+    return images(lambda index: make_searchable(index, learn))
+
+
+@pytest.fixture(scope="session")
+def fully_trained(learn) -> dict[int, bytes]:
+    """The same, for tests of what only a training gives."""
+    return images(lambda index: index.train(learn))
 
 
 @pytest.fixture

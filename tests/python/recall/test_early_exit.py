@@ -11,8 +11,8 @@ METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
 
 
 @pytest.fixture(scope="module", params=METRICS)
-def index(request, trained, base):
-    index = fq.deserialize_index(trained[request.param])
+def index(request, fully_trained, base):
+    index = fq.deserialize_index(fully_trained[request.param])
     index.add(base)
     return index
 
