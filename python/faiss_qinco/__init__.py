@@ -1,5 +1,6 @@
 """faiss_qinco: FAISS-style indexes with implicit neural codebooks (QINCo, QINCo2)."""
 
+from . import _faiss as _faiss  # first: it says what to install where there is no faiss
 from ._core import search_stats, simd_level, simd_levels
 from .codec.codec import QINCoCodec
 from .codec.config import QINCoConfig

@@ -1,6 +1,8 @@
 """Native core. Arrays are C-contiguous; Metric: 1 is L2 (squared), 0 inner product."""
 
 from collections.abc import Callable, Sequence
+from math import inf
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +11,15 @@ _Floats = NDArray[np.float32]
 _Ids = NDArray[np.int64]
 _Codes = NDArray[np.uint8]
 
+class _Pybind11Type(type): ...
+
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def pack_codes(codes: _Codes, nbits: int) -> _Codes: ...
 def unpack_codes(packed: _Codes, M: int, nbits: int) -> _Codes: ...
 
-class IdFilter:
+class IdFilter(metaclass=_Pybind11Type):
+    def __init__(self, *args: NoReturn, **kwargs: NoReturn) -> None: ...  # made here alone
     @staticmethod
     def range(begin: int, end: int) -> IdFilter: ...
     @staticmethod
@@ -27,7 +32,7 @@ class IdFilter:
     def python(is_member: Callable[[int], bool]) -> IdFilter: ...
     def accept(self, ids: _Ids) -> NDArray[np.bool_]: ...
 
-class AdditiveTables:
+class AdditiveTables(metaclass=_Pybind11Type):
     def __init__(self, codebooks: _Floats) -> None: ...
     @property
     def M(self) -> int: ...
@@ -37,7 +42,7 @@ class AdditiveTables:
     def d(self) -> int: ...
     def compute(self, q: _Floats, metric: int = 1, n_threads: int = 1) -> _Floats: ...
 
-class QincoWeights:
+class QincoWeights(metaclass=_Pybind11Type):
     def __init__(
         self,
         nbits: int,
@@ -82,17 +87,18 @@ class QincoWeights:
     @property
     def n_base(self) -> int: ...
 
-class EarlyExit:
+class EarlyExit(metaclass=_Pybind11Type):
     def __init__(self, M: int, K: int, d: int, ks: Sequence[int]) -> None: ...
     def add_checkpoint(
         self,
         n_codes: int,
         margins: Sequence[float],
         tail: _Floats,
-        range_margin: tuple[float, float] = ...,
+        range_margin: tuple[float, float] = (inf, inf),
     ) -> None: ...
 
-class SearchStats:
+class SearchStats(metaclass=_Pybind11Type):
+    def __init__(self, *args: NoReturn, **kwargs: NoReturn) -> None: ...  # made here alone
     @property
     def nq(self) -> int: ...
     @property
@@ -134,11 +140,12 @@ def assign(
     centroids: _Floats, x: _Floats, nprobe: int, metric: int = 1, n_threads: int = 1
 ) -> tuple[_Ids, _Floats]: ...
 
-class Reading:
+class Reading(metaclass=_Pybind11Type):
+    def __init__(self, *args: NoReturn, **kwargs: NoReturn) -> None: ...  # made here alone
     def __enter__(self) -> Reading: ...
     def __exit__(self, *args: object) -> None: ...
 
-class Engine:
+class Engine(metaclass=_Pybind11Type):
     def __init__(
         self,
         *,

@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 
 from .codec.codec import QINCoCodec
+from .codec.devices import require_torch
 from .factory import index_factory
 from .threads import get_num_threads
 from .tools.evaluate import RANKS, Point, columns, measure_search, mse
@@ -56,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the demo: the table and what was compared go to stdout, progress to stderr."""
+    if args.train:
+        require_torch("training")  # before faiss's codes are trained
     args.out.mkdir(parents=True, exist_ok=True)
     if args.save is not None:
         check_out(args.save)

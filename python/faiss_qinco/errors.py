@@ -11,6 +11,11 @@ class ArgumentTypeError(TypeError, AttributeError):
     """An argument of the wrong kind; FAISS raises TypeError or AttributeError."""
 
 
+class MissingTorchError(ImportError, RuntimeError):
+    """torch is missing, which training and GPUs need; FAISS raises RuntimeError where it cannot
+    train."""
+
+
 class FactoryError(ValueError, RuntimeError):
     """A factory string that is not understood; FAISS raises RuntimeError."""
 

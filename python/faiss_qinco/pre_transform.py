@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from .checks import as_matrix, check_buffer, check_matrix, filled, usable
+from .codec.devices import require_torch
 from .errors import ArgumentError
 from .index import IndexIVFQINCo, IndexQINCo
 from .selectors import given
@@ -176,6 +177,7 @@ class IndexPreTransform:
         `train` of the index, and faiss's RuntimeError for a transform that x cannot train.
         """
         budget, data = self.index._start_training(x, self.d)
+        require_torch("training")
         before = [transform_state(transform) for transform in self.chain]
         try:
             seconds = self.training.seconds(len(data))

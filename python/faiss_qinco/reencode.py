@@ -12,7 +12,7 @@ from .codec.codec import AdditiveTerm, QINCoCodec
 from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
 from .progress import progress_bar
-from .ranking.fitting import FIRST_PART, POINTS_PER_CODEWORD, first_tables, fit, norms
+from .ranking.fitting import FIRST_PART, POINTS_PER_CODEWORD, check_fit, first_tables, fit, norms
 from .threads import get_num_threads
 from .training import Budget, TrainingConfig
 
@@ -74,6 +74,7 @@ def reencoded(
     engine: Engine, codec: QINCoCodec, x: Any, training: TrainingConfig, progress: bool
 ) -> Engine:
     """A new engine of what this one stores. See `IndexIVFQINCo.reencode`."""
+    check_fit(codec, training)  # before the work of hours
     centroids = codec.mean[None] if codec.nlist is None else codec.centroids()
     if codec.nlist is not None and not np.allclose(
         centroids, engine.codec.centroids(), rtol=1e-3, atol=1e-3 * codec.std

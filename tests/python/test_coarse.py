@@ -12,7 +12,7 @@ import pytest
 
 import faiss_qinco as fq
 
-from .conftest import TINY, new_index, training
+from .conftest import TINY, make_searchable, new_index, training
 
 
 def hnsw_index(**kwargs) -> fq.IndexIVFQINCo:
@@ -24,7 +24,7 @@ def hnsw_index(**kwargs) -> fq.IndexIVFQINCo:
 @pytest.fixture(scope="module")
 def hnsw_image(learn, base) -> np.ndarray:
     index = hnsw_index()
-    index.train(learn[:3000])
+    make_searchable(index, learn[:3000])
     index.add(base[:1000])
     return fq.serialize_index(index)
 
@@ -104,6 +104,7 @@ def run_script(text: str, *args: str) -> str:
 
 def test_after_contrib_torch_utils(hnsw_image, queries, tmp_path):
     """It replaces faiss's search by one that takes no params."""
+    pytest.importorskip("torch")
     (tmp_path / "index.fqi").write_bytes(hnsw_image.tobytes())
     np.save(tmp_path / "q.npy", queries[:20])
     program = """

@@ -14,7 +14,7 @@ import pytest
 
 import faiss_qinco as fq
 
-from .conftest import TINY, new_index, training
+from .conftest import TINY, make_searchable, new_index, training
 
 FLT_MAX = np.finfo(np.float32).max
 METRICS = {"L2": faiss.METRIC_L2, "IP": faiss.METRIC_INNER_PRODUCT}
@@ -34,7 +34,7 @@ def brute_force(x, vectors, k, metric):
 
 def flat_index(learn, metric=faiss.METRIC_L2):
     index = fq.IndexQINCo(128, 4, 8, metric, TINY, training())
-    index.train(learn)
+    make_searchable(index, learn)
     return index
 
 
@@ -212,8 +212,8 @@ def test_recall_is_in_its_band(learn, base, queries, groundtruth):
 
 @pytest.mark.parametrize("nbits", [4, 5, 6, 7])
 def test_fewer_bits(learn, base, queries, nbits):
-    index = new_index(nbits=nbits, epochs=1)
-    index.train(learn[:4000])
+    index = new_index(nbits=nbits)
+    make_searchable(index, learn[:4000])
     index.add(base[:1000])
     assert index.code_size == (4 * nbits + 7) // 8
     index.nprobe, index.nshort, index.exit_margin = index.nlist, 1000, np.inf
@@ -308,6 +308,7 @@ def test_a_precomputed_table_changes_no_result(trained, learn, base, queries, iv
 
 
 def test_use_precomputed_table(filled, learn, queries, monkeypatch):
+    pytest.importorskip("torch")  # for a new student
     monkeypatch.setattr("faiss_qinco.training.student.EPOCHS", 1)
     assert filled.use_precomputed_table == 0
     before = filled.memory_usage()
@@ -341,7 +342,7 @@ def test_no_precomputed_table(learn):
     with pytest.raises(RuntimeError, match="not trained"):
         index.use_precomputed_table = 1
     no_network = fq.IndexQINCo(128, 1, 4, config=TINY, training=training())
-    no_network.train(learn[:500])
+    make_searchable(no_network, learn[:500])
     with pytest.raises(RuntimeError, match="no network"):
         no_network.precompute_table()
 
@@ -412,6 +413,7 @@ def test_a_flat_index_on_a_torch_device(learn, base, queries):
 
 
 def test_rerank_device(filled, queries):
+    pytest.importorskip("torch")
     assert filled.rerank_device == "cpu"
     expected = filled.search(queries[:5], 3)
     filled.rerank_device = "nonsense"

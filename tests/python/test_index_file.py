@@ -20,7 +20,7 @@ import faiss_qinco as fq
 from faiss_qinco.storage import container
 from faiss_qinco.storage.container import FileFormatError, open_tensors, to_bytes
 
-from .conftest import TINY, new_index, training
+from .conftest import TINY, make_searchable, new_index, training
 
 N_KILLS = int(os.environ.get("FAISS_QINCO_KILLS", "5"))
 
@@ -51,7 +51,7 @@ def test_flat_and_untrained_indexes(learn, base, queries, tmp_path):
     index = fq.IndexQINCo(128, 3, 5, faiss.METRIC_INNER_PRODUCT, TINY, training(epochs=1))
     fq.write_index(index, tmp_path / "untrained")
     assert not fq.read_index(tmp_path / "untrained").is_trained
-    index.train(learn[:2000])
+    make_searchable(index, learn[:2000])
     index.add(base[:500])
     loaded = fq.deserialize_index(fq.serialize_index(index))
     np.testing.assert_array_equal(loaded.search(queries, 5)[0], index.search(queries, 5)[0])

@@ -19,7 +19,7 @@ from faiss_qinco.storage.container import (
     write_tensors,
 )
 
-from .conftest import TINY, training
+from .conftest import TINY, make_searchable, training
 
 MMAP = faiss.IO_FLAG_MMAP
 
@@ -42,7 +42,7 @@ def whole(request, trained, learn, base, tmp_path):
                    "flat": "QINCo3x5"}[request.param]  # fmt: skip
         index = fq.index_factory(128, factory, training=training(epochs=1))
         getattr(index, "index", index)._config = TINY
-        index.train(learn[:3000])
+        make_searchable(index, learn[:3000])
     else:
         metric = faiss.METRIC_INNER_PRODUCT if request.param == "ip" else faiss.METRIC_L2
         index = fq.deserialize_index(trained[metric])
@@ -103,7 +103,7 @@ def test_changes_are_made_to_a_copy(filled, base, queries, tmp_path):
 
 def test_numbers_move_up_in_a_copy(learn, base, queries, tmp_path):
     index = fq.IndexQINCo(128, 3, 5, config=TINY, training=training(epochs=1))
-    index.train(learn[:2000])
+    make_searchable(index, learn[:2000])
     x = base[:300].copy()
     x[7] = np.nan  # ids that are not offsets
     index.add(x)

@@ -13,7 +13,7 @@ import pytest
 import faiss_qinco as fq
 from faiss_qinco.storage.container import FileFormatError, open_bytes, to_bytes
 
-from .conftest import TINY, training
+from .conftest import TINY, make_searchable, training
 
 PREFIXES = ["OPQ4_16", "PCA16", "PCAR16", "PCAW16", "RR", "ITQ16", "L2norm", "L2norm,PCA16,RR"]
 NO_WAY_BACK = ("PCAW", "ITQ")
@@ -48,7 +48,7 @@ def inner(x):
         index = fq.IndexIVFQINCo(
             quantizer, width, 4, 2, 4, config=TINY, training=training(epochs=1)
         )
-        index.train(x[:, :width])
+        make_searchable(index, x[:, :width])
         found[width] = fq.serialize_index(index)
     return found
 
@@ -187,6 +187,7 @@ def test_training_is_all_or_nothing(x, monkeypatch):
 
 def test_opq_keeps_to_the_time(x, monkeypatch):
     """By a rule: the clock would give other vectors to a checkpoint that is to be continued."""
+    pytest.importorskip("torch")
     seen = []
     monkeypatch.setattr(faiss.OPQMatrix, "train", lambda self, x: seen.append(self.niter))
     for seconds in (None, 1e6, 4 / fq.get_num_threads(), 0.01):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import faiss_qinco as fq
 
@@ -15,6 +16,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def test_first_lines_run(tmp_path):
+    pytest.importorskip("torch")
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     assert len(code.strip().splitlines()) <= 11
     check = "\nassert index.ntotal == 9377 and (I[:, 0] == groundtruth[:, 0]).mean() > 0.3\n"

@@ -26,10 +26,10 @@ def ids_of(index):
 @pytest.fixture(scope="module")
 def flat_image(learn, base):
     """3000 vectors, no lists; every 100th cannot be stored."""
-    from .conftest import TINY, training
+    from .conftest import TINY, make_searchable, training
 
     index = fq.IndexQINCo(128, 2, 4, config=TINY, training=training(epochs=1))
-    index.train(learn[:3000])
+    make_searchable(index, learn[:3000])
     x = base[:3000].copy()
     x[::100, 5] = np.nan
     index.add(x)

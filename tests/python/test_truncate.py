@@ -8,7 +8,7 @@ import pytest
 
 import faiss_qinco as fq
 
-from .conftest import TINY, training
+from .conftest import TINY, make_searchable, training
 
 
 @pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
@@ -101,7 +101,7 @@ def test_without_vectors_or_lists(empty, learn, base, queries):
     np.testing.assert_allclose(D[:, 0], np.square(queries - rows).sum(axis=1), rtol=1e-4)
 
     flat = fq.IndexQINCo(128, 3, 4, config=TINY, training=training())
-    flat.train(learn[:1500])
+    make_searchable(flat, learn[:1500])
     flat.add(base[:300])
     for M in (1, 2):  # 1: a codebook, no network
         cut = flat.truncate(M)

@@ -40,7 +40,7 @@ def _here() -> dict[str, Any]:
     try:
         torch = importlib.metadata.version("torch")  # not imported: that takes seconds
     except importlib.metadata.PackageNotFoundError:
-        torch = "not installed (needed to train and to encode)"
+        torch = "not installed (training and GPUs need it: pip install 'faiss-qinco[train]')"
     return {
         "faiss_qinco": __version__,
         "faiss": faiss.__version__,

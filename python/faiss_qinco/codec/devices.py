@@ -1,18 +1,27 @@
-"""Where torch computes. It is imported by the functions that need it."""
+"""Where torch computes. It is imported by the functions that need it, and need not be there."""
 
 from __future__ import annotations
 
 import os
 from functools import cache
+from importlib.util import find_spec
+
+from ..errors import MissingTorchError
 
 GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA on Linux and in WSL, ROCm
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" -> "cuda" where torch sees a GPU, else "cpu"; other names are kept."""
-    if device != "auto":
+    """ "auto" -> "cuda" where torch sees a GPU, else "cpu"; other names are kept.
+
+    Raises MissingTorchError for a name of torch's where there is no torch.
+    """
+    if device == "cpu":
         return device
-    if not _any_exists(GPU_NODES):
+    if device != "auto":
+        require_torch(f"device {device!r}")
+        return device
+    if not _any_exists(GPU_NODES) or not _has_torch():
         return "cpu"  # known without torch, whose import takes seconds
     import torch
 
@@ -23,6 +32,19 @@ def resolve_device(device: str) -> str:
 def _any_exists(paths: tuple[str, ...]) -> bool:
     """Asked once: every call of an index needs the answer."""
     return any(os.path.exists(path) for path in paths)
+
+
+def require_torch(what: str) -> None:
+    """Raises MissingTorchError, which says what to install for `what`, where torch is missing; does
+    not import it."""
+    if not _has_torch():
+        raise MissingTorchError(
+            f"{what}: needs torch, which is not installed: pip install 'faiss-qinco[train]'"
+        )
+
+
+def _has_torch() -> bool:
+    return find_spec("torch") is not None
 
 
 def check_device(device: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..checks import as_matrix, check_matrix
 from ..codec.codec import QINCoCodec
+from ..codec.devices import require_torch
 from ..codec.statistics import Drift, Statistics, drift
 from ..engine import BLOCK, Engine, residual_bases
 from ..ranking.fitting import POINTS_PER_CODEWORD, fit
@@ -45,11 +46,13 @@ class Training(Settings):
         Raises RuntimeError for NaN, inf or squares that overflow float32, for fewer vectors than
         lists or codewords, when the error diverges, and for an index that is not empty, whose
         codes would lose their meaning: `reset` it first. Warns (RuntimeWarning) where the codec has
-        become no better than a residual quantizer.
+        become no better than a residual quantizer. Without torch it raises an ImportError, which is
+        a RuntimeError as well and says what to install.
         """
         self._train(*self._start_training(x, self.d))
 
     def _train(self, budget: Budget, data: TrainingSet) -> None:
+        require_torch("training")
         progress = self.training.progress and is_first()
         if progress:
             expected = plan(

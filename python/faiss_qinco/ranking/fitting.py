@@ -9,6 +9,7 @@ import numpy as np
 
 from ..codec.codec import AdditiveTerm, QINCoCodec
 from ..codec.config import student_pays
+from ..codec.devices import require_torch
 from ..progress import progress_bar
 from ..training import TrainingConfig, TrainingSet, distill
 from ..training.budget import Budget
@@ -68,7 +69,10 @@ def fit(
     not among those that codebooks and student have been fitted to until then, nor its queries
     among them. Each query sees all of them, whatever list they are in: with the probes of a search
     it would see the fewer, the more lists there are. Margins with too few of them are infinite.
+
+    Raises MissingTorchError where a student is to be trained and there is no torch.
     """
+    check_fit(codec, training)
     order = np.random.default_rng(training.seed).permutation(len(x))
     lists = np.zeros(len(x), np.int64) if list_no is None else np.asarray(list_no)
     order = order[lists[order] >= 0]
@@ -227,9 +231,20 @@ def _encode(
 def _with_student(
     codec: QINCoCodec, codes: np.ndarray, training: TrainingConfig, budget: Budget | None
 ) -> QINCoCodec:
-    wanted = training.student
-    if wanted is None:
-        wanted = codec.student is not None or student_pays(codec.config, codec.d)
-    if not wanted or (codec.nlist is None and codec.M == 1):  # the latter: no network at all
+    if not _student_wanted(codec, training):
         return codec.with_student(None)
     return codec if codec.student else distill(codec, codes, training=training, budget=budget)
+
+
+def _student_wanted(codec: QINCoCodec, training: TrainingConfig) -> bool:
+    if codec.nlist is None and codec.M == 1:  # no network at all
+        return False
+    if training.student is not None:
+        return training.student
+    return codec.student is not None or student_pays(codec.config, codec.d)
+
+
+def check_fit(codec: QINCoCodec, training: TrainingConfig) -> None:
+    """Raises MissingTorchError where `fit` would have a student to train and there is no torch."""
+    if codec.student is None and _student_wanted(codec, training):
+        require_torch("training a student (TrainingConfig.student=False: none)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -228,12 +229,13 @@ def fastest_with(points: Sequence[Point], recall: float) -> Point | None:
 
 
 def set_threads(n: int) -> None:
-    """Use n threads in faiss, faiss_qinco and torch."""
-    import torch
-
+    """Use n threads in faiss, faiss_qinco and, where it is installed, torch."""
     faiss.omp_set_num_threads(n)
     set_num_threads(n)
-    torch.set_num_threads(n)
+    with contextlib.suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(n)
 
 
 def format_table(results: Sequence[Result]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..codec.codec import QINCoCodec
 from ..codec.config import QINCoConfig, resolve_config, student_config
+from ..codec.devices import require_torch
 from ..errors import ArgumentError
 from .budget import STUDENT_SHARE, Budget
 from .checkpoint import check_checkpoint, remove_checkpoint
@@ -90,6 +91,7 @@ def train_codec(
     if budget is None:
         budget = Budget(training.seconds(len(data)))
         budget.charge(started.spent)
+    require_torch("training")
     from .loop import train_model  # seconds of the budget: it imports torch
 
     config = resolve_config(config, data.d, training.device)
@@ -134,6 +136,7 @@ def distill(
         if budget is None
         else budget.share(STUDENT_SHARE)
     )
+    require_torch("training a student")
     from .student import train_student
 
     student = train_student(codec, known.astype(np.int64), config, training, own)
@@ -202,6 +205,7 @@ def finetune(
                 f"{name}: expected at least {FEWEST_TUNED} vectors to tune with, got {len(data)}"
             )
         sets.append(data)
+    require_torch("fine-tuning")
     new, kept = sets
     assert new is not None
     budget = Budget(training.seconds(len(new) + (0 if kept is None else len(kept))))

@@ -296,11 +296,12 @@ def _remove_numbers(index: Any, numbers: np.ndarray) -> None:
     if isinstance(index, IndexPreTransform):
         index = index.index
     if isinstance(index, IndexIVFQINCo) and index.lists.has_direct_map:  # of the old numbers
+        kind = index.direct_map.type
         index.make_direct_map(False)
         try:
             index._remove(numbers, True)
         finally:
-            index.make_direct_map()
+            index.set_direct_map_type(kind)
     elif isinstance(index, IndexIVFQINCo):
         index._remove(numbers, True)
     else:  # an IndexQINCo does so by itself

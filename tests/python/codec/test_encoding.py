@@ -53,6 +53,7 @@ def test_more_search_gives_less_error(trained, base):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_torch_finds_the_same_codes(name, nlist, monkeypatch):
     """What a GPU runs, here on CPU tensors; float32 in both."""
+    pytest.importorskip("torch")
     codec = in_float32(random_codec(CONFIGS[name], nlist=nlist))
     monkeypatch.setattr(codec_module, "use_bf16", lambda *_: False)
     rng = np.random.default_rng(5)

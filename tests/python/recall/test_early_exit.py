@@ -11,8 +11,8 @@ METRICS = [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT]
 
 
 @pytest.fixture(scope="module", params=METRICS)
-def index(request, trained, base):
-    index = fq.deserialize_index(trained[request.param])
+def index(request, fully_trained, base):
+    index = fq.deserialize_index(fully_trained[request.param])
     index.add(base)
     return index
 
@@ -35,11 +35,11 @@ def test_a_search_loses_no_more_than_promised(index, queries, nshort, length):
 
 
 def test_few_training_vectors_calibrate_nothing_and_lose_nothing(learn, base, queries):
-    from ..conftest import TINY, training
+    from ..conftest import TINY, make_searchable, training
 
     quantizer = faiss.IndexFlat(128)
     index = fq.IndexIVFQINCo(quantizer, 128, 4, 4, 8, faiss.METRIC_L2, TINY, training())
-    index.train(learn[:400])
+    make_searchable(index, learn[:400])
     index.add(base[:2000])
     for k in (1, 10, 100):
         I = [

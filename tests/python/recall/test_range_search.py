@@ -18,8 +18,8 @@ def found(index, queries, radius):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_misses_no_more_than_promised(trained, base, queries, metric):
-    index = fq.deserialize_index(trained[metric])
+def test_misses_no_more_than_promised(fully_trained, base, queries, metric):
+    index = fq.deserialize_index(fully_trained[metric])
     index.add(base)
     x, l2 = index.reconstruct_n(), metric == faiss.METRIC_L2
     for length in (1, 5):

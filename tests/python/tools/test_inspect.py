@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+from importlib.util import find_spec
 
 import faiss
 import numpy as np
@@ -40,7 +41,7 @@ def test_errors_are_those_of_the_codec_and_of_a_residual_quantizer(found, filled
     assert steps.rq[-1] == pytest.approx(found.worst.rq_errors.mean(), rel=1e-5)
     assert steps.rq[0] == pytest.approx(steps.mse[0])  # of the lists alone
     assert (np.diff(steps.mse) < 0).all() and (np.diff(steps.rq) < 0).all()
-    assert steps.mse[-1] < steps.tables < steps.mse[0]
+    assert 0.9 * steps.mse[-1] < steps.tables < steps.mse[0]  # of networks that were not trained
     np.testing.assert_allclose(slopes(np.array([100.0, 10.0, 1.0]), 4), [20, 20])
 
 
@@ -106,7 +107,7 @@ def test_the_page_holds_its_pictures_and_no_foreign_markup(found, tmp_path):
     assert "<b>photos" not in page and "&lt;b&gt;photos &amp; more" in page
     pictures = {p.name: p.read_bytes() for p in tmp_path.glob("*.png")}
     inside = re.findall(r"data:image/png;base64,([^\"]+)", page)
-    assert len(inside) == len(pictures) >= 8
+    assert len(inside) == len(pictures) >= (8 if find_spec("torch") else 7)
     assert {base64.b64decode(text) for text in inside} == set(pictures.values())
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
 

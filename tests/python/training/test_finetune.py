@@ -16,8 +16,8 @@ from ..conftest import training
 
 
 @pytest.fixture(scope="module")
-def codec(trained):
-    return fq.deserialize_index(trained[faiss.METRIC_L2]).codec
+def codec(fully_trained):
+    return fq.deserialize_index(fully_trained[faiss.METRIC_L2]).codec
 
 
 def mse(codec, x, codes=None):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...codec.codec import QINCoCodec
-from ...errors import ArgumentError
+from ...errors import ArgumentError, MissingTorchError
 from ...pre_transform import IndexPreTransform
 from ...threads import library_threads
 from ...transform_file import kind_of
@@ -100,12 +100,15 @@ def inspect(
         else:
             if found.use is None:
                 found.use = CodeUse(codeword_counts(codes.codes, codec.K), len(codes.codes), False)
-            found.movement = movement(codec, codes, progress)
-            if found.movement is None:
-                found.missing.append(
-                    "A codec of one code without inverted lists has no network: its one codebook "
-                    "is plain, and does not move."
-                )
+            try:
+                found.movement = movement(codec, codes, progress)
+                if found.movement is None:
+                    found.missing.append(
+                        "A codec of one code without inverted lists has no network: its one "
+                        "codebook is plain, and does not move."
+                    )
+            except MissingTorchError as error:
+                found.missing.append(f"{error}.")
         if engine is not None:
             if queries is not None:
                 spare = rows_of(queries, choice(len_of(queries), QUERIES, rng))

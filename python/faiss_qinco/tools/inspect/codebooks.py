@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ...codec.codec import QINCoCodec
+from ...codec.devices import require_torch
 from ...progress import progress_bar
 from .findings import Movement, Picture
 from .vectors import Codes, before_codes, mean_square
@@ -35,6 +36,7 @@ def movement(codec: QINCoCodec, known: Codes, progress: bool) -> Movement | None
     books = _base_codebooks(codec)
     if not books:
         return None
+    require_torch("the picture of generated codebooks")
     import torch
 
     K, d, std = codec.K, codec.d, np.float32(codec.std)
