@@ -34,6 +34,8 @@ def test_indexes_are_read_searched_changed_and_written(tmp_path):
     """With lists and without, behind HNSW and behind a PCA; L2 and inner product."""
     code = """
 for path in sorted(Path(sys.argv[1]).glob("*.fqi")):
+    if path.stem in ("id_map", "shards"):  # the same indexes inside
+        continue
     for flags in (0, faiss.IO_FLAG_MMAP):
         index = fq.read_index(path, flags)
         x = np.random.default_rng(0).standard_normal((50, index.d)).astype(np.float32)
