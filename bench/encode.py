@@ -157,10 +157,15 @@ def measure(
     products: dict[str, Callable[[], Any]],
 ) -> dict[str, Any]:
     """Seconds per vector, errors and codes in common at one A and B."""
+
+    def codes_on(device: str) -> np.ndarray:
+        found = codec.encode(x, list_no, A=A, B=B, device=device)
+        return found[:, -codec.M :].astype(np.uint8)
+
     encoders = {
-        OURS: partial(codec._encode, x, list_no, A, B),
+        OURS: partial(codes_on, "cpu"),
         PAPER: partial(paper_codes, codec, x, list_no, A, B, batch),
-        COMPILED: partial(codec._encode_torch, x, list_no, A, B, "cpu"),
+        COMPILED: partial(codes_on, "cpu:0"),
     }
     codes = {}
 
