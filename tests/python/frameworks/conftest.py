@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import faiss_qinco as fq
 from ..conftest import training
 from ..wrappers.conftest import D, control, images, learnt, new, q, x
 
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # no test needs a network
 EXAMPLES = Path(fq.__file__).parents[2] / "bench" / "examples"
 REASON = "pip install 'faiss-qinco[frameworks]'"
 __all__ = ["D", "control", "example", "images", "learnt", "new", "q", "registered", "x"]

@@ -70,6 +70,7 @@ def test_rows_of_other_lengths_are_refused(x, tmp_path):
 
 
 def test_command_line(x, tmp_path):
+    pytest.importorskip("torch")
     write(tmp_path / "v.parquet", columns(x)["list"])
     out = tmp_path / "index.fqi"
     command = [
