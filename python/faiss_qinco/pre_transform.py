@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
@@ -18,6 +18,7 @@ from .threads import get_num_threads, library_threads
 from .training.data import TrainingSet
 from .transform_file import check_transform, kind_of, restore_transform, transform_state
 from .wrappers.of_index import OfIndex as _OfIndex
+from .wrappers.of_index import stood_for
 
 ENTRIES = 1 << 26  # of the vectors that one transform is trained on, at most
 OPQ_SHARE = 0.25  # of the time of a training, for each OPQ
@@ -71,6 +72,8 @@ class IndexPreTransform:
     """
 
     __slots__ = ("__weakref__", "chain", "index")
+    _stands_for: ClassVar[type | None] = None
+    __class__ = stood_for
 
     nprobe, nshort, exit_margin, rerank_device = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     length_correction, additive_weight, M_search = _OfIndex(), _OfIndex(), _OfIndex()

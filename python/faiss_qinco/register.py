@@ -45,7 +45,8 @@ def register() -> None:
     `try_extract_index_ivf`, `ParameterSpace`, and the constructors of IndexPreTransform,
     IndexIDMap, IndexIDMap2, IndexRefine, IndexRefineFlat, which give this package's class of that
     name around an index of it. A `faiss.IndexShards` or `faiss.IndexReplicas` becomes this
-    package's with the first such index that is added to it.
+    package's with the first such index that is added to it. `isinstance` says that such an object
+    is of the class whose constructor gave it.
 
     With everything else they do what they did. Names that were imported before
     (`from faiss import read_index`) stay faiss's. Several calls are as one.
@@ -87,7 +88,7 @@ class _Patch:
         setattr(self._owner, self._name, self._ours)
 
     def remove(self) -> None:
-        if getattr(self._owner, self._name) is self._ours:
+        if self._ours is not None and getattr(self._owner, self._name) is self._ours:
             if self._inherited:
                 delattr(self._owner, self._name)
             else:
@@ -113,6 +114,10 @@ def _of_index(ours: Callable[..., Any], place: int = 0) -> Callable[[Any], Any]:
         return dispatch
 
     return make
+
+
+def _constant(value: Any) -> Callable[[Any], Any]:
+    return lambda original: value
 
 
 # -- functions -------------------------------------------------------------------------------------
@@ -353,5 +358,6 @@ def _all_patches() -> list[_Patch]:
         faiss.IndexIDMap: IndexIDMap, faiss.IndexIDMap2: IndexIDMap2,
         faiss.IndexRefine: IndexRefine, faiss.IndexRefineFlat: IndexRefineFlat,
     }  # fmt: skip
-    of_kinds = _make_new(kinds)
-    return found + [_New(cls, "__new__", of_kinds) for cls in (*kinds, *_SEVERAL)]
+    of_kinds, classes = _make_new(kinds), kinds | _SEVERAL
+    found += [_Patch(ours, "_stands_for", _constant(theirs)) for theirs, ours in classes.items()]
+    return found + [_New(cls, "__new__", of_kinds) for cls in classes]

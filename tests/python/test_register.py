@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
@@ -168,6 +169,28 @@ def test_constructors(registered, new, x, q):  # noqa: F811
         faiss.IndexFlat(ivf)
     with pytest.raises(TypeError):
         faiss.IndexShardsIVF(ivf, 4)
+
+
+def test_isinstance_of_the_class_that_was_called(registered, new):  # noqa: F811
+    ivf, flat = new("ivf"), new("flat")
+    assert isinstance(faiss.IndexIDMap(ivf), faiss.IndexIDMap)
+    assert isinstance(faiss.IndexIDMap2(ivf), faiss.IndexIDMap)
+    assert not isinstance(faiss.IndexIDMap(ivf), faiss.IndexIDMap2)
+    assert isinstance(faiss.IndexRefineFlat(ivf), faiss.IndexRefine)
+    pre = faiss.IndexPreTransform(ivf)
+    assert isinstance(pre, faiss.IndexPreTransform) and isinstance(pre, fq.IndexPreTransform)
+    assert type(copy.deepcopy(pre)) is type(pickle.loads(pickle.dumps(pre))) is type(pre)
+    with pytest.raises(TypeError):  # in faiss's C++ there is nothing of it
+        fq.IndexIVFQINCo(pre, D, 4, 2)
+    with pytest.raises(TypeError):
+        fq.IndexRefine(ivf, pre)
+    for cls in (faiss.IndexShards, faiss.IndexReplicas):
+        several = cls(D)
+        several.addIndex(flat)
+        assert isinstance(several, cls) and type(several) is not cls
+    assert not isinstance(ivf, faiss.IndexIDMap) and not isinstance(3, faiss.IndexIDMap)
+    fq.unregister()
+    assert not isinstance(several, faiss.Index) and several.__class__ is type(several)
 
 
 @pytest.mark.parametrize("name", ["IndexShards", "IndexReplicas"])

@@ -578,8 +578,8 @@ class IndexIVFQINCo(QINCoIndex):
     _coarse_bytes = coarse_code_size
 
 
-def _checked_quantizer(quantizer: Any, d: int) -> faiss.Index:
-    if not isinstance(quantizer, faiss.Index):
+def _checked_quantizer(quantizer: Any, d: int) -> Any:
+    if not issubclass(type(quantizer), faiss.Index):  # isinstance: see stood_for
         raise TypeError(f"quantizer: expected a faiss.Index, got {type(quantizer)}")
     if quantizer.d != d:
         raise ArgumentError(f"quantizer: expected d={d}, got d={quantizer.d}")

@@ -4,13 +4,14 @@ for all of them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..checks import INT64, check_buffer, filled, integer
 from ..index import IndexIVFQINCo, IndexQINCo
 from ..pre_transform import IndexPreTransform
+from .of_index import stood_for
 
 
 def _not_implemented(name: str) -> Callable[..., Any]:
@@ -27,6 +28,8 @@ class Wrapper:
     object of faiss's.)"""
 
     _attributes: tuple[str, ...]
+    _stands_for: ClassVar[type | None] = None
+    __class__ = stood_for
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self._attributes and not hasattr(type(self), name):

@@ -1,4 +1,4 @@
-"""What an index passes on of the one inside."""
+"""What an index passes on of the one inside, and what it passes for."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ class OfIndex:
 
     def __set__(self, outer: Any, value: Any) -> None:
         setattr(getattr(outer, self.inside), self.name, value)
+
+
+def _stood_for(index: Any) -> Any:
+    return type(index)._stands_for or type(index)
+
+
+# `__class__`: what `isinstance` takes an index for besides its own class. `register` has it be one
+# of faiss's. (No base class has it, for the sake of objects of faiss's that become ours.)
+stood_for: Any = property(_stood_for)

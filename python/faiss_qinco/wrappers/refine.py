@@ -88,7 +88,7 @@ class IndexRefine(Wrapper):
         return made
 
     def _set_refinement(self, index: Any) -> None:
-        if not isinstance(index, faiss.Index):
+        if not issubclass(type(index), faiss.Index):  # isinstance: see stood_for
             raise TypeError(f"refine_index: expected a faiss.Index, got {type(index)}")
         for part in ("d", "metric_type", "ntotal"):
             if (mine := getattr(self.base_index, part)) != (its := getattr(index, part)):
