@@ -1,6 +1,7 @@
 """Parquet in, index out, as `autofaiss build_index --file_format parquet`: one vector a row, a list
 or a fixed-size list; trained on a sample, read and added batch after batch. The columns --ids go
-into OUT.ids.parquet, whose row n is that of the vector with id n.
+into OUT.ids.parquet, whose row n is that of the vector with id n. After `faiss_qinco.register()`
+autofaiss itself takes these strings, with numpy 1 and an index_param ("nprobe=8,nshort=100").
 
     pip install 'faiss-qinco[frameworks]'
     python bench/examples/parquet_to_index.py FOLDER_OR_FILE --column embedding --ids url title \
