@@ -15,7 +15,7 @@ from ..conftest import training
 from ..wrappers.conftest import D, control, images, learnt, new, q, x
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # no test needs a network
-EXAMPLES = Path(fq.__file__).parents[2] / "bench" / "examples"
+EXAMPLES = Path(__file__).parents[3] / "bench" / "examples"
 REASON = "pip install 'faiss-qinco[frameworks]'"
 __all__ = ["D", "control", "example", "images", "learnt", "new", "q", "registered", "x"]
 
