@@ -1,7 +1,7 @@
 """What `faiss.ParameterSpace` does with indexes of this package, once they are registered.
 
 Parameters are those of FAISS, `nprobe`, `k_factor_rf`, `quantizer_…` (of the coarse quantizer) and
-`verbose`; and `nshort`, `exit_margin` and `M_search`.
+`verbose`; and `max_codes`, `min_codes`, `nshort`, `exit_margin` and `M_search`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def set_index_parameter(space: Any, index: Any, name: str, val: float) -> None:
         space.set_index_parameter(quantizer, name.removeprefix("quantizer_"), val)
     elif name == "exit_margin":
         index.exit_margin = val
-    elif name in ("nshort", "M_search") or (name == "nprobe" and isinstance(index, IndexIVFQINCo)):
+    elif name in ("nshort", "M_search") or (
+        name in ("nprobe", "max_codes", "min_codes") and isinstance(index, IndexIVFQINCo)
+    ):
         if not math.isfinite(val):
             raise RuntimeError(f"{name}: expected a finite number, got {val}")
         setattr(index, name, int(val))

@@ -45,8 +45,8 @@ def register() -> None:
     `try_extract_index_ivf`, `ParameterSpace`, and the constructors of IndexPreTransform,
     IndexIDMap, IndexIDMap2, IndexRefine, IndexRefineFlat, which give this package's class of that
     name around an index of it. A `faiss.IndexShards` or `faiss.IndexReplicas` becomes this
-    package's with the first such index that is added to it. `isinstance` says that such an object
-    is of the class whose constructor gave it.
+    package's with the first such index that is added to it (`threaded` is lost of one that was made
+    before). `isinstance` says that such an object is of the class whose constructor gave it.
 
     With everything else they do what they did. Names that were imported before
     (`from faiss import read_index`) stay faiss's. Several calls are as one.

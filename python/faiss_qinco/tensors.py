@@ -36,7 +36,9 @@ def takes_tensors(method: Method) -> Method:
                 return value
             for buffer, array in zip(given, arrays, strict=True):
                 if value is array:
-                    return buffer if buffer.device.type == "cpu" else buffer.copy_(_tensor(value))
+                    if buffer.data_ptr() != array.ctypes.data:  # another device, or bfloat16
+                        buffer.detach().copy_(_tensor(array))
+                    return buffer
             return _tensor(value).to(given[0].device)
 
         return tuple(map(tensor, result)) if isinstance(result, tuple) else tensor(result)

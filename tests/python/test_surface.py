@@ -220,3 +220,6 @@ def test_tensors_in_tensors_out(filled, queries, base):
     assert filled.remove_ids(torch.tensor([10**9])) == 1
     with pytest.raises(ValueError):
         filled.search(q[:, :4], 3)
+    coarse = torch.full((5, 3), 7, dtype=torch.bfloat16)  # which NumPy cannot write to
+    assert filled.search(q, 3, D=coarse)[0] is coarse
+    assert torch.equal(coarse, filled.search(q, 3)[0].to(torch.bfloat16))

@@ -11,7 +11,14 @@ import numpy as np
 from ..checks import INT64, check_buffer, filled, integer
 from ..index import IndexIVFQINCo, IndexQINCo
 from ..pre_transform import IndexPreTransform
+from ..tensors import takes_tensors
+from .lock import Lock
 from .of_index import stood_for
+
+_OF_ARRAYS = {
+    "train", "add", "add_with_ids", "remove_ids", "search", "range_search", "reconstruct",
+    "sa_encode", "sa_decode",
+}  # fmt: skip
 
 
 def _not_implemented(name: str) -> Callable[..., Any]:
@@ -28,8 +35,13 @@ class Wrapper:
     object of faiss's.)"""
 
     _attributes: tuple[str, ...]
+    _lock: Lock
     _stands_for: ClassVar[type | None] = None
     __class__ = stood_for
+
+    def __init_subclass__(cls) -> None:
+        for name in _OF_ARRAYS & vars(cls).keys():
+            setattr(cls, name, takes_tensors(vars(cls)[name]))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self._attributes and not hasattr(type(self), name):
@@ -49,11 +61,13 @@ class Wrapper:
     ntotal: Any
     d: Any
 
+    @takes_tensors
     def assign(self, x: np.ndarray, k: int, labels: np.ndarray | None = None) -> np.ndarray:
         """The ids (n, k) of `search`."""
         found: np.ndarray = self.search(x, k, I=labels)[1]
         return found
 
+    @takes_tensors
     def search_and_reconstruct(
         self,
         x: np.ndarray,
@@ -66,19 +80,21 @@ class Wrapper:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`search`, and what `reconstruct` gives for each result: D, I (n, k) and R (n, k, d)
         float32, NaN where a result is missing. Raises as the two."""
-        D, I = self.search(x, k, params=params, D=D, I=I)
-        check_buffer("R", R, (*I.shape, self.d), np.float32)
-        R = np.empty((*I.shape, self.d), np.float32) if R is None else R
-        R[...] = np.nan
-        ids, where = np.unique(I, return_inverse=True)
-        if len(ids):
-            decoded = np.full((len(ids), self.d), np.nan, np.float32)
-            for row, key in zip(decoded, ids.tolist(), strict=True):
-                if key >= 0:
-                    row[:] = self.reconstruct(key)
-            R[...] = decoded[where.reshape(I.shape)]
+        with self._lock.reading():
+            D, I = self.search(x, k, params=params, D=D, I=I)
+            check_buffer("R", R, (*I.shape, self.d), np.float32)
+            R = np.empty((*I.shape, self.d), np.float32) if R is None else R
+            R[...] = np.nan
+            ids, where = np.unique(I, return_inverse=True)
+            if len(ids):
+                decoded = np.full((len(ids), self.d), np.nan, np.float32)
+                for row, key in zip(decoded, ids.tolist(), strict=True):
+                    if key >= 0:
+                        row[:] = self.reconstruct(key)
+                R[...] = decoded[where.reshape(I.shape)]
         return D, I, R
 
+    @takes_tensors
     def reconstruct_batch(self, key: Any, x: np.ndarray | None = None) -> np.ndarray:
         """What `reconstruct` gives for each of some ids (m,): (m, d) float32. Raises as that."""
         keys = np.ascontiguousarray(key, np.int64)
@@ -86,8 +102,9 @@ class Wrapper:
             raise ValueError(f"key: expected shape (m,), got {keys.shape}")
         check_buffer("x", x, (len(keys), self.d), np.float32)
         decoded = np.empty((len(keys), self.d), np.float32)
-        for row, one in zip(decoded, keys.tolist(), strict=True):
-            row[:] = self.reconstruct(one)
+        with self._lock.reading():
+            for row, one in zip(decoded, keys.tolist(), strict=True):
+                row[:] = self.reconstruct(one)
         return filled(x, decoded)
 
     def reconstruct_n(self, n0: int = 0, ni: int = -1, x: np.ndarray | None = None) -> np.ndarray:

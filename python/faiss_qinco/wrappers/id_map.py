@@ -37,7 +37,8 @@ class IndexIDMap(Wrapper):
     ----------
     index : the index inside, in which nothing may be added or removed past this one.
     id_map : faiss.Int64Vector, the id of each vector by its number in `index`.
-    nprobe, nshort, exit_margin, M_search, rerank_device, training, verbose : of the index inside.
+    nprobe, min_codes, nshort, exit_margin, M_search, rerank_device, training, verbose : of the
+        index inside.
     d, ntotal, is_trained, metric_type, codec, config, nlist, M, nbits, code_size : as of the index
         inside. own_fields : of no effect.
 
@@ -49,7 +50,7 @@ class IndexIDMap(Wrapper):
     _attributes: tuple[str, ...] = ("_lock", "id_map", "index", "own_fields")
 
     nprobe, nshort, exit_margin, M_search = OfIndex(), OfIndex(), OfIndex(), OfIndex()
-    rerank_device, training, verbose = OfIndex(), OfIndex(), OfIndex()
+    rerank_device, training, verbose, min_codes = OfIndex(), OfIndex(), OfIndex(), OfIndex()
     d, ntotal, is_trained = OfIndex(), OfIndex(), OfIndex()
     metric_type, metric_arg = OfIndex(), OfIndex()
     codec, config, nlist, M, nbits = OfIndex(), OfIndex(), OfIndex(), OfIndex(), OfIndex()
@@ -153,9 +154,9 @@ class IndexIDMap(Wrapper):
     def remove_ids(self, ids: Any) -> int:
         """Remove all vectors that have one of some ids (m,), or that a `faiss.IDSelector` accepts;
         how many it were. Raises as `IndexIVFQINCo.remove_ids`."""
-        with self._lock.changing(), self._lock.alone():
+        with self._lock.changing():
             self._synced()
-            mine = self._ids()
+            mine = self._ids().copy()  # a selector may search, so this is not done alone
             if isinstance(ids, faiss.IDSelector):
                 filter, _ = id_filter(ids, get_num_threads())
                 gone = np.ones(len(mine), bool) if filter is None else filter.accept(mine)
@@ -164,8 +165,9 @@ class IndexIDMap(Wrapper):
             gone = np.asarray(gone, bool)
             kept = mine[~gone]
             if n := len(mine) - len(kept):
-                _remove_numbers(self.index, np.flatnonzero(gone))
-                self._replace(kept)
+                with self._lock.alone():
+                    _remove_numbers(self.index, np.flatnonzero(gone))
+                    self._replace(kept)
             return n
 
     def check_compatible_for_merge(self, other: Any) -> None:
@@ -277,7 +279,7 @@ class IndexIDMap2(IndexIDMap):
             return filled(x, self.index.reconstruct(number))
 
     def _number(self, key: int) -> int:
-        ids = self._ids()
+        ids = self._ids()[: self.index.ntotal]  # not those of what is being added
         in_order, numbers = self._sorted
         if len(ids) - len(numbers) > _UNSORTED:
             numbers = np.argsort(ids, kind="stable")

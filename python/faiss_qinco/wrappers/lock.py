@@ -20,12 +20,15 @@ class Lock:
         self._condition = threading.Condition()
         self._n_reading = self._n_waiting = 0
         self._alone = False
+        self._changer = 0  # the thread that changes
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """To search. Inside another reading of the same call it does not wait, for a change may be
         waiting for that one."""
         inside = _reading.get()
+        if self._alone and self._changer == threading.get_ident():
+            raise RuntimeError("an index cannot be searched inside a change of its own")
         counted = id(self) not in inside
         if counted:
             with self._condition:
@@ -46,8 +49,14 @@ class Lock:
         """To change what is stored, or to save it. RuntimeError inside a search of this index."""
         if id(self) in _reading.get():
             raise RuntimeError("an index cannot be changed inside a search of its own")
+        if self._changer == threading.get_ident():
+            raise RuntimeError("an index cannot be changed inside a change of its own")
         with self._one_change:
-            yield
+            self._changer = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._changer = 0
 
     @contextmanager
     def alone(self) -> Iterator[None]:

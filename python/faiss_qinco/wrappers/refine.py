@@ -37,8 +37,8 @@ class IndexRefine(Wrapper):
 
     Parameters
     ----------
-    base_index : IndexIVFQINCo, IndexQINCo, IndexPreTransform or IndexShards, whose ids are those
-        that `add` gives.
+    base_index : IndexIVFQINCo, IndexQINCo, IndexPreTransform, or IndexShards of successive ids: its
+        ids are those that `add` gives.
     refine_index : any faiss index of the same dimension, metric and number of vectors that knows
         distances by number: IndexFlat, IndexScalarQuantizer, IndexPQ and their like.
 
@@ -49,7 +49,8 @@ class IndexRefine(Wrapper):
     Attributes
     ----------
     base_index, refine_index : as given. k_factor : float, default 1.0.
-    nprobe, nshort, exit_margin, M_search, rerank_device, training, verbose : of the base index.
+    nprobe, min_codes, nshort, exit_margin, M_search, rerank_device, training, verbose : of the base
+        index.
     d, ntotal, is_trained, metric_type : as in FAISS. codec, config, nlist, M, nbits : of the base
         index. code_size : bytes of both codes. own_fields, own_refine_index : of no effect.
 
@@ -64,7 +65,7 @@ class IndexRefine(Wrapper):
     )  # fmt: skip
 
     nprobe, nshort, exit_margin, M_search = _OfBase(), _OfBase(), _OfBase(), _OfBase()
-    rerank_device, training, verbose = _OfBase(), _OfBase(), _OfBase()
+    rerank_device, training, verbose, min_codes = _OfBase(), _OfBase(), _OfBase(), _OfBase()
     d, ntotal, metric_type, metric_arg = _OfBase(), _OfBase(), _OfBase(), _OfBase()
     codec, config, nlist, M, nbits = _OfBase(), _OfBase(), _OfBase(), _OfBase(), _OfBase()
 
@@ -75,6 +76,8 @@ class IndexRefine(Wrapper):
         check_inside("base_index", base_index)
         if isinstance(base_index, (IndexIDMap, IndexRefine)):
             raise TypeError(f"base_index: expected none that is {type(base_index)}")
+        if not getattr(base_index, "successive_ids", True):  # where a failed `add` is not undone
+            raise RuntimeError("base_index: expected IndexShards of successive_ids")
         self.base_index: Any = base_index
         self._lock = Lock()
         self._k_factor, self.own_fields, self.own_refine_index = 1.0, False, False
@@ -146,19 +149,17 @@ class IndexRefine(Wrapper):
         check_matrix(x, self.d)
         with self._lock.changing():
             before = self._synced()
-            self.base_index.add(x)
             try:
-                with self._lock.alone(), library_threads(torch_too=False):
-                    for begin in range(0, x.shape[0], _BLOCK):
-                        self.refine_index.add(as_matrix(x[begin : begin + _BLOCK], self.d))
+                for begin in range(0, x.shape[0], _BLOCK):
+                    some = as_matrix(x[begin : begin + _BLOCK], self.d)
+                    with self._lock.alone(), library_threads(torch_too=False):
+                        self.refine_index.add(some)
+                self.base_index.add(x)  # all or nothing by itself
             except BaseException:
-                if before:
-                    self.base_index.remove_ids(np.arange(before, self.base_index.ntotal))
-                else:
-                    self.base_index.reset()
                 late = np.arange(before, self.refine_index.ntotal)
-                if len(late):
-                    self.refine_index.remove_ids(late)
+                with self._lock.alone():
+                    if len(late):
+                        self.refine_index.remove_ids(late)
                 raise
 
     def _synced(self) -> int:
@@ -242,12 +243,9 @@ class IndexRefine(Wrapper):
         return None if own is None else own.of_base(getattr(self.base_index, "nprobe", 1))
 
     def _known(self, ids: np.ndarray) -> np.ndarray:
-        """The same array, with -1 in place of what another thread is adding just now."""
-        late = ids >= self.refine_index.ntotal
-        if late.any():
-            if ids.max() >= self.base_index.ntotal:
-                raise RuntimeError("base_index: holds ids that `add` has not given")
-            ids[late] = -1
+        """The same array. Raises RuntimeError for ids that the refine index has not."""
+        if ids.max(initial=-1) >= self.refine_index.ntotal:
+            raise RuntimeError("base_index: holds ids that `add` has not given")
         return ids
 
     def _distances(self, x: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -276,7 +274,7 @@ class IndexRefine(Wrapper):
         id out of range."""
         check_buffer("x", x, (self.d,), np.float32)
         with self._lock.reading():
-            n = self.refine_index.ntotal
+            n = self.base_index.ntotal
             if not 0 <= (key := integer("key", key, -(1 << 63), (1 << 63) - 1)) < n:
                 raise RuntimeError(f"key: expected 0..{n - 1}, got {key}")
             return filled(x, np.asarray(self.refine_index.reconstruct(key)))

@@ -53,7 +53,7 @@ class _Threaded(Wrapper):
     )  # fmt: skip
 
     nprobe, nshort, exit_margin, M_search = _OfAll(), _OfAll(), _OfAll(), _OfAll()
-    rerank_device, training = _OfAll(), _OfAll()
+    rerank_device, training, min_codes = _OfAll(), _OfAll(), _OfAll()
 
     def __init__(self, *args: Any) -> None:
         d, flags = 0, args
@@ -196,11 +196,12 @@ class IndexShards(_Threaded):
     A search takes each shard's best k, and the best of these, by distance and then by id: with
     shards of one training, what one index with all vectors would find where as many are re-ranked
     (`nshort` counts for each shard). The selector of `params` is asked of the caller's ids, where
-    FAISS asks it of those that a shard has. `range_search` and `reconstruct`, which FAISS's has
-    not, work as well.
+    FAISS asks it of those that a shard has; with `successive_ids`, others than IDSelectorRange then
+    take 8 bytes for each vector of a shard while it is searched, and the time to write them.
+    `range_search` and `reconstruct`, which FAISS's has not, work as well.
 
-    nprobe, nshort, exit_margin, M_search, rerank_device and training are those of the first shard,
-    and are set in all. Attributes d, ntotal, is_trained, metric_type as in FAISS.
+    nprobe, min_codes, nshort, exit_margin, M_search, rerank_device and training are those of the
+    first shard, and are set in all. Attributes d, ntotal, is_trained, metric_type as in FAISS.
 
     Raises TypeError for other arguments.
     """
