@@ -256,8 +256,11 @@ def forget(path: str) -> None:
 
 
 def search_mapped(
-    path: str, is_ours: bool, q: np.ndarray, nprobe: int, nshort: int, threads: int, cold: bool
-) -> dict[str, float]:
+    path: str, is_ours: bool, q: np.ndarray, nprobe: int, nshort: int, threads: int, cold: bool,
+    together: Any = None,
+) -> dict[str, float]:  # fmt: skip
+    """together: a barrier of the processes that have the file, all of which look at their memory
+    before one of them ends."""
     set_threads(threads)
     if cold:
         forget(path)
@@ -275,11 +278,13 @@ def search_mapped(
     start = time.perf_counter()
     index.search(q, 10)
     result["warm"] = len(q) / (time.perf_counter() - start)
-    private = 0
+    if together is not None:
+        together.wait()
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
-            private = 1024 * int(line.split()[1])
-    result["MB, shared ones by parts"] = private / MB
+            result["MB, shared ones by parts"] = 1024 * int(line.split()[1]) / MB
+    if together is not None:
+        together.wait()
     return result
 
 
@@ -298,9 +303,10 @@ def mapped(args: argparse.Namespace, folder: Path) -> None:
         print(f"\n{name}, {os.path.getsize(path) / 1e9:.2f} GB, nprobe {args.nprobe}")
         for key, value in found.items():
             print(f"  {key:28}{value:10.1f}")
-        with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-            tasks = [pool.apply_async(search_mapped, (path, *settings, False))
-                     for _ in range(args.processes)]  # fmt: skip
+        spawn = multiprocessing.get_context("spawn")
+        with spawn.Manager() as manager, spawn.Pool(args.processes) as pool:
+            given = path, *settings, False, manager.Barrier(args.processes)
+            tasks = [pool.apply_async(search_mapped, given) for _ in range(args.processes)]
             total = sum(task.get()["MB, shared ones by parts"] for task in tasks)
         print(f"  {args.processes} processes, MB together     {total:8.1f}")
         os.unlink(path)
