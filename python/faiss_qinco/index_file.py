@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
@@ -40,6 +40,7 @@ from .storage.container import (
     open_mapped,
     open_tensors,
     take_number,
+    take_value,
     to_bytes,
     write_tensors,
 )
@@ -227,7 +228,7 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
     config = header["config"]
     if not isinstance(config, str):
         config = QINCoConfig.from_dict(config)
-    trained = _take(header, "is_trained", bool)
+    trained = take_value(header, "is_trained", bool)
     index: Any
     if kind == "IndexQINCo":
         index = IndexQINCo(d, M, nbits, metric, config)
@@ -237,17 +238,19 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
             raise FileFormatError(f"quantizer: expected {nlist} centroids, got {quantizer.ntotal}")
         index = IndexIVFQINCo(quantizer, d, nlist, M, nbits, metric, config)
         index.nprobe = take_number(header, "nprobe", int, 0, _SIZE)
-        index._direct_map_type = int("direct_map" in header and _take(header, "direct_map", bool))
+        index._direct_map_type = int(
+            "direct_map" in header and take_value(header, "direct_map", bool)
+        )
         if index._direct_map_type and "direct_map_type" in header:
             index._direct_map_type = take_number(header, "direct_map_type", int, 1, 2)
         if "max_codes" in header:
             index.max_codes = take_number(header, "max_codes", int, 0, _SIZE)
         if "min_codes" in header:
             index.min_codes = take_number(header, "min_codes", int, 0, _SIZE)
-        cp = _take(header, "cp", dict)
+        cp = take_value(header, "cp", dict)
         for name in _CLUSTERING.keys() & cp.keys():
             flag = _CLUSTERING[name] is bool
-            value = _take(cp, name, bool) if flag else take_number(cp, name, int, *_INT32)
+            value = take_value(cp, name, bool) if flag else take_number(cp, name, int, *_INT32)
             setattr(index.cp, name, value)
     if header["nshort"] is not None:
         index.nshort = take_number(header, "nshort", int, 0, _SIZE)
@@ -258,7 +261,7 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
     # Files of before these have none.
     if header.get("M_search") is not None:
         index.M_search = take_number(header, "M_search", int, 1, M)
-    index.length_correction = "length_correction" in header and _take(
+    index.length_correction = "length_correction" in header and take_value(
         header, "length_correction", bool
     )
     index.additive_weight = 0.0
@@ -283,7 +286,7 @@ def _flat_vectors(index: IndexIVFQINCo) -> np.ndarray | None:
 def _quantizer(reader: Reader, d: int) -> faiss.Index:
     if "quantizer" not in reader.header:
         return quantizer_of(reader.take("quantizer", np.uint8, (None,)))
-    metric = take_number(_take(reader.header, "quantizer", dict), "metric", int, 0, 1)
+    metric = take_number(take_value(reader.header, "quantizer", dict), "metric", int, 0, 1)
     flat = faiss.IndexFlatIP(d) if metric == faiss.METRIC_INNER_PRODUCT else faiss.IndexFlatL2(d)
     flat.add(finite("centroids", reader.take("centroids", np.float32, (None, d))))
     return flat
@@ -300,7 +303,7 @@ def _engine(reader: Reader, index: Any, mapped: bool, checked: bool) -> Engine:
         codec_header = {"metric": index.metric_type, **codec_header}
     codec = QINCoCodec.from_state(codec_header, reader.all("codec."))
     index._check_codec(codec)
-    checkpoints = [_exit(reader, values, M, K, d) for values in _take(header, "exits", list)]
+    checkpoints = [_exit(reader, values, M, K, d) for values in take_value(header, "exits", list)]
     engine = Engine(
         codec, centroids, additive, checkpoints, index.metric_type, index.length_correction,
         index.additive_weight,
@@ -367,11 +370,11 @@ def _pre_transform_state(
 
 
 def _pre_transform(reader: Reader, mapped: bool, checked: bool) -> IndexPreTransform:
-    inner = _take(reader.header, "index", dict)
+    inner = take_value(reader.header, "index", dict)
     index = index_from_state(reader.nested(inner, "index."), mapped, checked)
     transforms = [
         transform_from_state(header, reader.all(f"transforms.{i}."))
-        for i, header in enumerate(_take(reader.header, "transforms", list))
+        for i, header in enumerate(take_value(reader.header, "transforms", list))
     ]
     return IndexPreTransform(transforms, index)
 
@@ -416,7 +419,7 @@ def _exit(reader: Reader, values: Mapping[str, Any], M: int, K: int, d: int) -> 
     n_codes = take_number(values, "n_codes", int, 0, M)
     name, rows = f"tail.{n_codes}", M - n_codes if n_codes else 0
     tail = finite(name, reader.take(name, np.float32, (rows, K, d)))
-    margins = [_margin(margin) for margin in _take(values, "margins", list)]
+    margins = [_margin(margin) for margin in take_value(values, "margins", list)]
     old = "range_margin" not in values
     if len(margins) != (n_margins := _OLD_MARGINS if old else len(KS)):
         raise FileFormatError(f"margins: expected {n_margins}, got {len(margins)}")
@@ -435,17 +438,6 @@ def _margin(value: Any) -> float:
     if value is None:
         return math.inf
     return take_number({"margin": value}, "margin", float, 0, _FLOAT_MAX)
-
-
-Kind = TypeVar("Kind")
-
-
-def _take(header: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
-    """header[name], once it is known to be of this kind. Raises FileFormatError."""
-    value = header.get(name)
-    if type(value) is not kind:
-        raise FileFormatError(f"{name}: expected a {kind.__name__}, got {value!r:.80}")
-    return value
 
 
 # -- copies ----------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ Path = str | os.PathLike[str]
 Array = NDArray[Any]
 Buffer = bytes | bytearray | memoryview | Array
 Number = TypeVar("Number", int, float)
+Kind = TypeVar("Kind")
 
 VERSION = 1
 CHUNK = 1 << 20  # bytes of a tensor that are worked on at once, where it need not be whole
@@ -590,6 +591,14 @@ def take_number(
             f"{name}: expected {kind.__name__} from {low} to {high}, got {value!r:.80}"
         )
     return kind(value)  # type: ignore[arg-type]
+
+
+def take_value(header: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
+    """header[name], once it is known to be of this kind. Raises FileFormatError."""
+    value = header.get(name)
+    if type(value) is not kind:
+        raise FileFormatError(f"{name}: expected a {kind.__name__}, got {value!r:.80}")
+    return value
 
 
 def _open_file(file: BinaryIO, start: int, size: int, kind: str | None) -> Reader:

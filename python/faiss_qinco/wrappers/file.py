@@ -4,7 +4,7 @@ inside under a prefix."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -12,7 +12,15 @@ import faiss
 import numpy as np
 
 from ..quantizer_file import quantizer_of
-from ..storage.container import CHUNK, FileFormatError, Reader, Stream, Tensors, take_number
+from ..storage.container import (
+    CHUNK,
+    FileFormatError,
+    Reader,
+    Stream,
+    Tensors,
+    take_number,
+    take_value,
+)
 from .base import inside
 from .id_map import IndexIDMap, IndexIDMap2
 from .refine import IndexRefine, IndexRefineFlat, is_flat, new_flat
@@ -82,7 +90,7 @@ def wrapper_from_state(reader: Reader, inner: Callable[[Reader], Any]) -> Any:
     header, kind = reader.header, WRAPPERS[reader.header["type"]]
     if issubclass(kind, (IndexShards, IndexReplicas)):
         return _several(reader, kind, inner)
-    index = inner(reader.nested(_take(header, "index", dict), "index."))
+    index = inner(reader.nested(take_value(header, "index", dict), "index."))
     if issubclass(kind, IndexIDMap):
         ids = reader.take("id_map", np.int64, (index.ntotal,))
         return kind._of(index, ids)
@@ -95,9 +103,10 @@ def _several(reader: Reader, kind: Any, inner: Callable[[Reader], Any]) -> Any:
     header = reader.header
     flags = ["threaded"] + ["successive_ids"] * issubclass(kind, IndexShards)
     index = kind(
-        take_number(header, "d", int, 0, 1 << 20), *(_take(header, flag, bool) for flag in flags)
+        take_number(header, "d", int, 0, 1 << 20),
+        *(take_value(header, flag, bool) for flag in flags),
     )
-    for i, part in enumerate(_take(header, "indexes", list)):
+    for i, part in enumerate(take_value(header, "indexes", list)):
         if not isinstance(part, dict):
             raise FileFormatError(f"indexes: expected objects, got {part!r:.80}")
         index.addIndex(inner(reader.nested(part, f"indexes.{i}.")))
@@ -118,10 +127,3 @@ def _refinement_of(reader: Reader, index: Any) -> Any:
     if n == 0:
         rows.read(0)
     return flat
-
-
-def _take(header: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = header.get(name)
-    if type(value) is not kind:
-        raise FileFormatError(f"{name}: expected a {kind.__name__}, got {value!r:.80}")
-    return value
