@@ -5,6 +5,7 @@ faiss index."""
 from __future__ import annotations
 
 import argparse
+from typing import Any, cast
 
 import faiss
 
@@ -53,9 +54,9 @@ def run(args: argparse.Namespace) -> None:
         index = read_index(args.src, faiss.IO_FLAG_MMAP)
         if not isinstance(index, IndexIVFQINCo):
             raise ValueError(f"{args.src}: expected an IndexIVFQINCo, got {type(index).__name__}")
-        made, writer = index.to_faiss(), getattr(faiss, "PyCallbackIOWriter")  # noqa: B009
+        made, with_all = index.to_faiss(), cast(Any, faiss)  # whose annotations lack some
         with replacing(args.dst) as out:
-            faiss.write_index(made, writer(out.write))
+            faiss.write_index(made, with_all.PyCallbackIOWriter(out.write))
         size = f"RQ{index.M}x{index.nbits}_Nqint8"
         print(f"{args.dst}: faiss index IVF{index.nlist},{size} ntotal={index.ntotal}")
 

@@ -75,7 +75,7 @@ class QINCoIndex(Training, Searching, Codes):
 
     def _shell(self, M: int) -> Self:
         """An untrained index with M codes and otherwise these sizes."""
-        raise NotImplementedError
+        raise NotImplementedError  # each index has its own
 
     def reset(self) -> None:
         """Forget all vectors; the training stays."""

@@ -78,7 +78,10 @@ def test_searches_are_those_of_the_index(store, new, q, tmp_path, kind):
 def test_diverse_results_need_what_faiss_needs(store, new, control):
     """A direct map; FAISS's error says so to LangChain's users."""
     theirs, ours = store(control()), store(new("ivf"))
-    diverse = lambda one: ids(one.max_marginal_relevance_search("3", k=4))  # noqa: E731
+
+    def diverse(one):
+        return ids(one.max_marginal_relevance_search("3", k=4))
+
     assert same_verdict(theirs, ours, diverse) is None
     for one in (theirs, ours):
         one.index.make_direct_map()
