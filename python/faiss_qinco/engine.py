@@ -8,6 +8,7 @@ Search: queries -> coarse -> tables -> scan -> shortlist -> neural re-ranking ->
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -392,6 +393,18 @@ class Engine:
             if name == "codec" and not _equal(_weights(codec), _weights(theirs)):
                 return name
         return None
+
+    def fingerprint(self) -> str:
+        """What tells this engine from all by which codes would mean something else, as `difference`
+        does: 32 hex digits."""
+        codec = self.codec
+        said = [codec.M, codec.nbits, self.metric, self.length_correction, float(codec.std)]
+        digest = hashlib.sha256(repr(said).encode())
+        parts = {"centroids": self.centroids, "bases": self.bases, "tables": self.additive}
+        for name, tensor in sorted((parts | _weights(codec)).items()):
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            digest.update(np.ascontiguousarray(tensor).data)
+        return digest.hexdigest()[:32]
 
     # -- search -------------------------------------------------------------------------------
 
