@@ -21,7 +21,7 @@ from .coarse import NoLists, Quantizer
 from .codec.codec import AdditiveTerm, QINCoCodec
 from .codec.devices import resolve_device
 from .params import Resolved
-from .progress import progress_bar
+from .progress import Bar, progress_bar
 from .ranking.additive import AdditiveFit
 from .ranking.early_exit import Checkpoint, pack_checkpoints
 from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD, norms, parts
@@ -29,6 +29,7 @@ from .selectors import id_filter, removal
 from .threads import get_num_threads
 
 BLOCK = 1 << 16  # vectors encoded at a time: what `add` holds beside x is their codes
+BLOCK_VALUES = 1 << 24  # or, where they are wide, as many as have so many values
 LARGEST = (1 << 62) - 1  # what the extension's sizes take
 
 
@@ -239,12 +240,14 @@ class Engine:
         list_no: np.ndarray | None,
         device: str,
         additive_weight: float | None = None,
+        effort: str = "balanced",
     ) -> tuple[np.ndarray, np.ndarray]:
         """x (n, d) float32 and its lists (n,) int64 (None: the nearest centroids) -> list_no, -1
         for rows that are not stored, and codes (n, M) uint8. Not stored are those that no list was
         found for, that hold NaN or inf, or whose squares overflow. additive_weight: None: its own.
+        effort: of `codec.config.EFFORTS`.
         """
-        A, B = self.codec.config.beam(self.codec.K)
+        A, B = self.codec.config.beam(self.codec.K, effort=effort)
         n_threads = get_num_threads()
         device = resolve_device(device)
         weight = self.additive_weight if additive_weight is None else additive_weight
@@ -261,27 +264,34 @@ class Engine:
         if len(rows):
             lists = None if self.codec.nlist is None else found[rows]
             term = AdditiveTerm(self.additive, self.bases, weight) if weight > 0 else None
-            encoded = self.codec.encode(x[rows], lists, additive=term, device=device)
+            encoded = self.codec.encode(x[rows], lists, A=A, B=B, additive=term, device=device)
             codes[rows] = encoded[:, -self.codec.M :]
         return found, codes
 
-    def _encoded(
-        self, x: Any, coarse: NoLists | Quantizer, device: str, progress: bool, what: str
+    def encode_all(
+        self,
+        x: Any,
+        coarse: NoLists | Quantizer,
+        device: str,
+        bar: Bar,
+        effort: str = "balanced",
+        done: int = 0,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """As `encode`, x of any real dtype, with the lengths (n,) float32 where they are corrected;
-        what: for the progress bar."""
+        """As `encode`, x of any real dtype, block by block, with the lengths (n,) float32 where
+        they are corrected. bar: shows how many, and `done` before."""
         n = x.shape[0]
         list_no = np.empty(n, np.int64)
         codes = np.empty((n, self.codec.M), np.uint8)
         lengths = np.zeros(n, np.float32) if self.length_correction else None
-        with progress_bar(what, n, "vector", progress) as bar:
-            for begin in range(0, n, BLOCK):
-                part = slice(begin, begin + BLOCK)
-                rows = np.ascontiguousarray(x[part], np.float32)
-                list_no[part], codes[part] = self.encode(rows, coarse.assign(rows), device)
-                if lengths is not None:
-                    lengths[part] = norms(rows)
-                bar.to(begin + len(rows))
+        step = max(1, min(BLOCK, BLOCK_VALUES // self.codec.d))
+        for begin in range(0, n, step):
+            part = slice(begin, min(begin + step, n))
+            rows = np.ascontiguousarray(x[part], np.float32)
+            assigned = coarse.assign(rows)
+            list_no[part], codes[part] = self.encode(rows, assigned, device, effort=effort)
+            if lengths is not None:
+                lengths[part] = norms(rows)
+            bar.to(done + begin + len(rows))
         return list_no, codes, lengths
 
     def add(
@@ -294,7 +304,9 @@ class Engine:
     ) -> None:
         """Encode and store x (n, d), any real dtype, all or nothing; ids (n,) int64, None: the next
         numbers."""
-        self.store(*self._encoded(x, coarse, device, progress, "adding"), ids)
+        with progress_bar("adding", x.shape[0], "vector", progress) as bar:
+            encoded = self.encode_all(x, coarse, device, bar)
+        self.store(*encoded, ids)
 
     def store(
         self,
@@ -321,7 +333,8 @@ class Engine:
         progress: bool,
     ) -> None:
         """See `IndexIVFQINCo.update_vectors`; no two of ids (n,) int64 are the same."""
-        list_no, codes, lengths = self._encoded(x, coarse, device, progress, "updating")
+        with progress_bar("updating", x.shape[0], "vector", progress) as bar:
+            list_no, codes, lengths = self.encode_all(x, coarse, device, bar)
         if len(left_out := np.flatnonzero(list_no == -1)):
             raise RuntimeError(
                 f"x[{left_out[0]}] cannot be stored: it holds NaN or inf, or is too long"

@@ -10,6 +10,7 @@ import numpy as np
 
 from .checks import as_matrix, check_buffer, check_matrix, filled, usable
 from .codec.devices import require_torch
+from .engine import BLOCK_VALUES
 from .errors import ArgumentError
 from .index import IndexIVFQINCo, IndexQINCo
 from .selectors import given
@@ -365,7 +366,13 @@ class _Transformed:
         self.shape = x.shape[0], index.index.d
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return self._index.apply_chain(self._x[rows])
+        begin, end, _ = rows.indices(self.shape[0])
+        out = np.empty((max(end - begin, 0), self.shape[1]), np.float32)
+        step = max(1, BLOCK_VALUES // self._index.d)  # they may be wider before
+        for i in range(begin, end, step):
+            part = slice(i, min(i + step, end))
+            out[i - begin : part.stop - begin] = self._index.apply_chain(self._x[part])
+        return out
 
 
 def _rows(call: Any, x: np.ndarray, d: int) -> np.ndarray:

@@ -25,13 +25,15 @@ class Bar:
 
 
 class _Shown(Bar):
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    def __init__(self, what: str, total: int, unit: str, done: int) -> None:
         from tqdm import tqdm
 
         class Quiet(tqdm):  # type: ignore[misc]  # no types
             monitor_interval = 0  # no thread that watches over bars
 
-        self.bar: Any = Quiet(total=total, desc=what, unit=unit, unit_scale=total > 10**5)
+        self.bar: Any = Quiet(
+            total=total, initial=done, desc=what, unit=unit, unit_scale=total > 10**5
+        )
 
     def to(self, done: float) -> None:
         self.bar.update(int(done) - self.bar.n)
@@ -43,7 +45,7 @@ class _Shown(Bar):
         self.bar.close()
 
 
-def progress_bar(what: str, total: int, unit: str, show: bool) -> Bar:
+def progress_bar(what: str, total: int, unit: str, show: bool, done: int = 0) -> Bar:
     """A bar on stderr from 0 to `total`, to be used in `with`; one that shows nothing unless
-    `show`."""
-    return _Shown(what, total, unit) if show else Bar()
+    `show`. done: what was done before, and does not count for the rate."""
+    return _Shown(what, total, unit, done) if show else Bar()

@@ -10,11 +10,12 @@ from typing import Any
 
 from .. import __version__, demo
 from ..errors import FactoryError
-from . import build, convert, evaluation, info, inspect, search, train, verify
+from . import build, convert, encode, evaluation, info, inspect, search, train, verify
 
 COMMANDS = {
     "demo": (demo, "compare with faiss's PQ and RQ on real vectors"),
     "train": (train, "vectors to a trained, empty index"),
+    "encode": (encode, "vectors to shards of codes, which can be ended and gone on with"),
     "build": (build, "add vectors to an index"),
     "search": (search, "the nearest stored vectors of queries"),
     "eval": (evaluation, "recall and speed of an index, for several settings of its search"),

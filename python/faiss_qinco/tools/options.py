@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,19 @@ def number(kind: type[int] | type[float], low: float = 0, above: bool = True) ->
 
     parse.__name__ = kind.__name__  # argparse: "invalid int value"
     return parse
+
+
+def argument(name: str, parse: Callable[[str], Any]) -> Any:
+    """For `type=` of an argument: what parse makes of its text; its ValueError is what is said."""
+
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    parsed.__name__ = name
+    return parsed
 
 
 def add_files(parser: argparse.ArgumentParser, name: str, help: str, **more: Any) -> None:
