@@ -110,7 +110,7 @@ def encode(
         raise ValueError(f"rows_per_shard: expected 1 to {MOST_ROWS}, got {rows_per_shard}")
     if ids is not None and (ids.shape != (n,) or ids.dtype != np.int64):
         raise ValueError(f"ids: expected ({n},) int64, got {ids.shape} {ids.dtype}")
-    check_memory(memory, _memory(leaf, x, rows_per_shard), "encoding")
+    check_memory(memory, memory_of(leaf, x, rows_per_shard), "encoding")
     folder = FilePath(os.fsdecode(folder))
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
@@ -197,7 +197,7 @@ def _sample_of(x: Any) -> list[int]:
     return [len(x), zlib.crc32(np.ascontiguousarray(x[rows]).tobytes())]
 
 
-def _memory(leaf: Any, x: Any, rows_per_shard: int) -> int:
+def memory_of(leaf: Any, x: Any, rows_per_shard: int) -> int:
     """Bytes that encoding takes beside the model, at most."""
     block = min(BLOCK, max(1, BLOCK_VALUES // max(leaf.d, x.shape[1])))
     of_row = x.shape[1] * (x.dtype.itemsize + 4) + 8 * leaf.d
