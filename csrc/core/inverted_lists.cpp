@@ -86,6 +86,7 @@ void InvertedLists::reserve(idx_t n, const idx_t* list_no, const std::uint8_t* c
                             const idx_t* ids, idx_t first_id) {
   constexpr std::uint64_t kVector = 16;
   IdTable growth;  // of a list: kVector for each new one, and below the width of their ids
+  std::vector<idx_t> grown;
   for (idx_t i = 0; i < n; ++i) {
     if (list_no[i] == -1) continue;
     if (list_no[i] < 0 || list_no[i] >= nlist())
@@ -103,17 +104,18 @@ void InvertedLists::reserve(idx_t n, const idx_t* list_no, const std::uint8_t* c
     } else {
       growth.reserve(growth.size() + 1);
       growth.put(list_no[i], after);
+      grown.push_back(list_no[i]);
     }
   }
-  for (idx_t i = 0; i < n; ++i) {
-    std::uint64_t* found = list_no[i] == -1 ? nullptr : growth.find(list_no[i]);
-    if (!found || *found == 0) continue;
-    List& list = lists_[static_cast<std::size_t>(list_no[i])];
-    const idx_t size = list.size() + static_cast<idx_t>(*found / kVector);
-    list.blocks.reserve(bytes_for(size));
-    list.ids.reserve(size, static_cast<int>(*found % kVector));
-    *found = 0;
-  }
+  const auto size_of = [&](idx_t no) {
+    return list(no).size() + static_cast<idx_t>(*growth.find(no) / kVector);
+  };
+  // Ids behind all blocks: once they are sorted, they leave a part of the heap that is free.
+  for (const idx_t no : grown)
+    lists_[static_cast<std::size_t>(no)].blocks.reserve(bytes_for(size_of(no)));
+  for (const idx_t no : grown)
+    lists_[static_cast<std::size_t>(no)].ids.reserve(size_of(no),
+                                                     static_cast<int>(*growth.find(no) % kVector));
 }
 
 void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
