@@ -24,4 +24,5 @@ PYBIND11_MODULE(_core, m) {
   fq::bind::bind_selection(m);
   fq::bind::bind_search(m);
   fq::bind::bind_engine(m);
+  fq::bind::bind_list_builder(m);
 }

@@ -32,17 +32,27 @@ class SortedIds {
   // Of no more than that are positions in 32 bits.
   static bool fits(idx_t n) { return n < (idx_t{1} << 30); }
 
+  // That of n ids between these two.
+  static Head head_of(idx_t n, idx_t least, idx_t greatest) {
+    Head head;
+    if (n == 0) return head;
+    head.least = least;
+    head.n = head.n_made = static_cast<std::uint32_t>(n);
+    // Modulo 2^64: a range may be that wide.
+    const std::uint64_t range =
+        static_cast<std::uint64_t>(greatest) - static_cast<std::uint64_t>(least);
+    const std::uint64_t share = range / static_cast<std::uint64_t>(n);
+    head.low_bits = share > 1 ? static_cast<std::uint32_t>(std::bit_width(share)) - 1 : 0;
+    head.n_words =
+        static_cast<std::uint32_t>((range >> head.low_bits) + static_cast<std::uint64_t>(n)) / 64 +
+        1;
+    return head;
+  }
+
   // ids: (n), ascending, duplicates allowed.
   SortedIds(const idx_t* ids, idx_t n) {
     if (n == 0) return;
-    head_.least = ids[0];
-    head_.n = head_.n_made = static_cast<std::uint32_t>(n);
-    const std::uint64_t range = above_least(ids[n - 1]);
-    const std::uint64_t share = range / static_cast<std::uint64_t>(n);
-    head_.low_bits = share > 1 ? static_cast<std::uint32_t>(std::bit_width(share)) - 1 : 0;
-    head_.n_words =
-        static_cast<std::uint32_t>((range >> head_.low_bits) + static_cast<std::uint64_t>(n)) / 64 +
-        1;
+    head_ = head_of(n, ids[0], ids[n - 1]);
     bytes_.reserve(nbytes(head_));
     bytes_.resize(nbytes(head_));
     for (idx_t i = 0; i < n; ++i) put(i, above_least(ids[i]));

@@ -12,7 +12,6 @@ import zlib
 from pathlib import Path as FilePath
 from typing import Any
 
-import faiss
 import numpy as np
 
 from .. import _core
@@ -22,7 +21,7 @@ from ..engine import BLOCK, BLOCK_VALUES
 from ..progress import Bar, progress_bar
 from ..storage.container import Path, open_tensors, take_number, write_tensors
 from .memory import check_memory
-from .model import fingerprint_of, leaf_of
+from .model import fingerprint_of, has_beside, leaf_of
 from .shard import NOT_STORED, Rows, write_shard
 
 ROWS = 1 << 18  # of a shard: at 200 µs a vector, what is lost when it is killed took a minute
@@ -53,7 +52,7 @@ def encode_rows(
         view, leaf._coarse, device, Bar() if bar is None else bar, effort, done
     )
     beside = None
-    if engine.metric == faiss.METRIC_L2 or engine.length_correction:
+    if has_beside(leaf):
         beside = _bfloat16(
             engine.core.bias(list_no, codes, lengths=lengths) - (0 if lengths is None else 1)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,8 @@ from ..threads import get_num_threads, library_threads
 from ..training.plan import plan as plan_training
 from ..training.plan import time_of
 from .encode import ROWS, memory_of
-from .memory import resident
+from .memory import resident, total_memory
+from .model import has_beside
 
 TRIAL_SECONDS = 1.0  # of each thing that is tried
 _CENTROIDS = 1 << 12  # that the trial of an assignment has
@@ -87,7 +87,7 @@ def estimate(
         for name, rate in rates.items() if name != effort
     )  # fmt: skip
     reading = n * x.shape[1] * x.dtype.itemsize / _READING
-    of_shards = n * (leaf.code_size + 4 + (2 if _has_beside(leaf) else 0))
+    of_shards = n * (leaf.code_size + 4 + (2 if has_beside(leaf) else 0))
     stages.append(
         Stage(
             "encode", max(n * (1 / rates[effort] + assigning), reading),
@@ -111,7 +111,7 @@ def index_bytes(leaf: Any, n: int) -> int:
     """Bytes of an index of n vectors in a file, ids being numbers."""
     nlist = leaf.nlist
     of_id = (2 + math.log2(nlist)) / 8 + 1 / 16 if isinstance(leaf, IndexIVFQINCo) else 0
-    of_vector = leaf.code_size + (2 if _has_beside(leaf) else 0) + of_id
+    of_vector = leaf.code_size + (2 if has_beside(leaf) else 0) + of_id
     # The last block of a list is filled by half.
     blocks = min(nlist, n) * 32 * (leaf.code_size + 2)
     return int(n * of_vector + blocks + nlist * (4 * leaf.d + 30))
@@ -126,11 +126,6 @@ def model_memory(leaf: Any) -> int:
     sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
     base = sizes.pop("base")
     return (5 * base if ivf else base) + 2 * sum(sizes.values())
-
-
-def total_memory() -> int:
-    """Bytes of memory that the machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def describe_stages(stages: list[Stage]) -> list[list[str]]:
@@ -229,7 +224,3 @@ def _assignment_seconds(leaf: Any, rows: np.ndarray) -> float:
 
 def _drawn(n: int, d: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((n, d), np.float32)
-
-
-def _has_beside(leaf: Any) -> bool:
-    return bool(leaf.metric_type == faiss.METRIC_L2 or leaf.length_correction)

@@ -36,6 +36,11 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def total_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def check_memory(memory: int | None, needed: int, what: str) -> None:
     """Raise ValueError where `needed` bytes more than the process has now are more than `memory`
     (None: anything goes)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import faiss
 import numpy as np
 
 from ..index import IndexIVFQINCo, IndexQINCo
@@ -41,3 +42,8 @@ def fingerprint_of(index: Any) -> str:
             digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
             digest.update(np.ascontiguousarray(tensor).data)
     return digest.hexdigest()[:32]
+
+
+def has_beside(leaf: Leaf) -> bool:
+    """Whether two bytes stand beside each code: a bias, or what corrects the length."""
+    return bool(leaf.metric_type == faiss.METRIC_L2 or leaf.length_correction)

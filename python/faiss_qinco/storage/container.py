@@ -214,7 +214,7 @@ def write_tensors(
     infinity in the header or a stream of another length than its shape, and what `replacing`
     raises.
     """
-    layout = _Layout(kind, header, tensors)
+    layout = Layout(kind, header, tensors)
     if not isinstance(path, (str, bytes, os.PathLike)):
         for _ in layout.parts():  # for the checksums, which come first
             pass
@@ -242,7 +242,7 @@ def _write(file: BinaryIO, data: memoryview) -> None:
 def to_bytes(kind: str, header: Mapping[str, Any], tensors: Tensors) -> bytearray:
     """The bytes that `write_tensors` would write, made in place; raises what it raises for its
     arguments."""
-    layout = _Layout(kind, header, tensors)
+    layout = Layout(kind, header, tensors)
     data = bytearray(layout.size)
     view = memoryview(data)
     end = len(layout.head())
@@ -253,9 +253,14 @@ def to_bytes(kind: str, header: Mapping[str, Any], tensors: Tensors) -> bytearra
     return data
 
 
-class _Layout:
+class Layout:
     """Where everything goes in a file, which is known beforehand, and its checksums, which are
-    known when all parts have been taken."""
+    known when all parts have been taken.
+
+    Attributes
+    ----------
+    size : of the file. checksums : CRC-32 by the tensor's name, 0 before it is known.
+    """
 
     def __init__(self, kind: str, header: Mapping[str, Any], tensors: Tensors) -> None:
         streams = {}
@@ -306,22 +311,33 @@ class _Layout:
             raise ValueError(f"header: expected at most {_MAX_HEAD} bytes of JSON, got {len(head)}")
         return len(head).to_bytes(8, "little") + head
 
+    def place(self, name: str) -> tuple[int, int]:
+        """Where in the file the bytes of a tensor begin and end."""
+        begin, end = self.directory[name]["data_offsets"]
+        n = len(self.head())
+        return n + begin, n + end
+
     def parts(self) -> Iterator[memoryview]:
         """The bytes of all tensors, in order."""
-        for name, stream in self.streams.items():
-            left, self.checksums[name] = stream.nbytes, 0
-            for chunk in stream.chunks:
-                # In pieces, so that what must be copied to be contiguous is not copied whole.
-                for piece in _pieces(np.asarray(chunk), stream.dtype):
-                    left -= len(piece)
-                    if left < 0:
-                        break
-                    self.checksums[name] = zlib.crc32(piece, self.checksums[name])
-                    yield piece
-            if left:
-                raise ValueError(
-                    f"tensors[{name!r}]: its chunks are not the {stream.nbytes} bytes of its shape"
-                )
+        for name in self.streams:
+            yield from self.part(name)
+
+    def part(self, name: str) -> Iterator[memoryview]:
+        """The bytes of a tensor."""
+        stream = self.streams[name]
+        left, self.checksums[name] = stream.nbytes, 0
+        for chunk in stream.chunks:
+            # In pieces, so that what must be copied to be contiguous is not copied whole.
+            for piece in _pieces(np.asarray(chunk), stream.dtype):
+                left -= len(piece)
+                if left < 0:
+                    break
+                self.checksums[name] = zlib.crc32(piece, self.checksums[name])
+                yield piece
+        if left:
+            raise ValueError(
+                f"tensors[{name!r}]: its chunks are not the {stream.nbytes} bytes of its shape"
+            )
 
 
 def _pieces(array: Array, dtype: np.dtype[Any]) -> Iterator[memoryview]:
@@ -356,7 +372,7 @@ class Reader:
     Attributes
     ----------
     kind, version, header : of the file. tensors : what there is, TensorInfo by name, in the order
-    of the file.
+    of the file. checksums : what their CRC-32 should be, by name; None: nobody knows.
     """
 
     def __init__(
@@ -371,7 +387,7 @@ class Reader:
         """fetch: name, begin, end -> these bytes of the tensor. checksums: by name; None: there is
         nothing to verify."""
         self.kind, self.version, self.header, self.tensors = kind, version, header, tensors
-        self._fetch, self._checksums = fetch, checksums
+        self._fetch, self.checksums = fetch, checksums
 
     def take(
         self,
@@ -429,7 +445,7 @@ class Reader:
         header of their own."""
         n = len(prefix)
         tensors = {name[n:]: t for name, t in self.tensors.items() if name.startswith(prefix)}
-        checksums = self._checksums
+        checksums = self.checksums
         if checksums is not None:
             checksums = {name[n:]: crc for name, crc in checksums.items() if name[:n] == prefix}
         return Reader(
@@ -482,7 +498,7 @@ class Rows:
         if self._end > info.nbytes:
             raise FileFormatError(f"tensor {self._name!r}: has no {n} more rows")
         data = self._reader._fetch(self._name, begin, self._end)
-        if (checksums := self._reader._checksums) is not None:
+        if (checksums := self._reader.checksums) is not None:
             self._crc = zlib.crc32(data.data, self._crc)
             if self._end == info.nbytes and checksums.get(self._name) != f"{self._crc:08x}":
                 raise FileFormatError(f"damaged: the checksum of tensor {self._name!r:.80} differs")
