@@ -1,6 +1,6 @@
-"""Make an index of vectors. Of encoded ones (`faiss-qinco encode`), --codes, it is built in its file
-and never whole in memory; killed anywhere and run again, it goes on. Or of vectors themselves, --base,
-which are added to the index in memory, one that holds some already too."""
+"""Make an index of vectors. Of encoded ones (`faiss-qinco encode`), --codes, it is built in its
+file and never whole in memory; killed anywhere and run again, it goes on. Or of vectors themselves,
+--base, which are added to the index in memory, also to one that holds some already."""
 
 from __future__ import annotations
 
