@@ -365,7 +365,9 @@ class _Transformed:
         self._x, self._index = x, index
         self.shape = x.shape[0], index.index.d
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        if not isinstance(rows, slice):
+            return self._index.apply_chain(self._x[rows])
         begin, end, _ = rows.indices(self.shape[0])
         out = np.empty((max(end - begin, 0), self.shape[1]), np.float32)
         step = max(1, BLOCK_VALUES // self._index.d)  # they may be wider before

@@ -15,9 +15,10 @@ import pytest
 import faiss_qinco as fq
 from faiss_qinco import demo
 from faiss_qinco.cli import COMMANDS as COMMAND_MODULES
-from faiss_qinco.cli import _parser, evaluation, main
+from faiss_qinco.cli import _parser, main
+from faiss_qinco.cli import build as build_command
+from faiss_qinco.storage.source import open_vectors
 from faiss_qinco.storage.vectors import read_vectors, write_vectors
-from faiss_qinco.tools import options
 
 from .conftest import make_searchable
 
@@ -194,7 +195,7 @@ def test_build_adds_the_files_in_order(walked: Path) -> None:
 def test_build_with_ids_and_blocks(
     walked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options.blocks, "__defaults__", (700,))
+    monkeypatch.setattr(build_command, "BLOCK", 700)
     out = ["--out", str(tmp_path / "ids.fqi")]
     build = "build --index trained.fqi --base base_0.npy base_1.fbin --ids ids.npy"
     assert main([*arguments(walked, build), *out]) == 0
@@ -233,26 +234,20 @@ def test_eval(walked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     pytest.importorskip("matplotlib")
     files = ["--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
     measure = "eval --index index.fqi --query query.fvecs -k 20 --nprobe 1 8 --nshort 0 50"
-    truth = arguments(walked, f"{measure} --repeats 1 --groundtruth truth.ivecs")
+    truth = arguments(walked, f"{measure} --repeats 1 --single 5 --groundtruth truth.ivecs")
     assert main([*truth, *files]) == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert table[0] == ["nprobe", "nshort", "R@1", "R@10", "R@20", "QPS"]
+    head = "nprobe nshort R@1 R@10 R@20 10@10 nDCG QPS p50 ms p99 ms"
+    assert table[0] == head.split()
     assert [row[:2] for row in table[1:]] == [["1", "0"], ["1", "50"], ["8", "0"], ["8", "50"]]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     recalls = [r["recall"] for r in json.loads((tmp_path / "a.json").read_text())["results"]]
     assert recalls[3]["20"] > recalls[1]["20"]  # more lists
     # The nearest neighbours that --base finds are those of the file.
-    assert main(arguments(walked, f"{measure} --repeats 1 --base base_0.npy base_1.fbin")) == 0
+    assert main(arguments(walked, f"{measure} --repeats 1 --single 0 --mmap --base base_*.*")) == 0
     again = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [row[:-1] for row in again] == [row[:-1] for row in table]
-
-
-@pytest.mark.parametrize("metric", [faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT])
-def test_nearest(walked: Path, metric: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options.blocks, "__defaults__", (700,))
-    _, base, query, _ = demo.load()
-    found = evaluation.nearest(query, arguments(walked, "base_0.npy base_1.fbin"), metric)
-    np.testing.assert_array_equal(found, faiss.knn(query, base[:3000], 1, metric)[1])
+    assert again[0] == head.replace("10@10", "20@20").removesuffix(" p50 ms p99 ms").split()
+    assert [row[:5] for row in again] == [row[:5] for row in table]
 
 
 def test_info_of_files(walked: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,7 +284,7 @@ def test_hdf5_is_read_in_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file["train"] = x
     name = f"{tmp_path / 'a.hdf5'}:train"
-    read = [*options.blocks([name], 7)]
+    read = [*open_vectors(name).blocks(7)]
     assert [len(block) for block in read] == [7, 7, 7, 7, 2]
     np.testing.assert_array_equal(np.concatenate(read), x)
     assert main(["info", name, "--json"]) == 0

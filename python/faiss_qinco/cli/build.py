@@ -14,14 +14,14 @@ from ..index_file import read_index, write_index
 from ..pipeline.build import build
 from ..pipeline.memory import parse_bytes
 from ..progress import progress_bar
+from ..storage.source import open_vectors
 from ..tools.options import (
+    BLOCK,
     add_files,
     add_threads,
     argument,
-    blocks,
     check_out,
     read_ids,
-    shape_of,
     use_threads,
 )
 
@@ -54,15 +54,16 @@ def run(args: argparse.Namespace) -> None:
         return
     check_out(args.out, [*args.base, *([args.ids] if args.ids else [])])
     use_threads(args)
-    n, d = shape_of(args.base)
+    base = open_vectors(args.base)
+    n, d = base.shape
     ids = None if args.ids is None else read_ids(args.ids, n)
     index = read_index(args.index)
     if d != index.d:  # before the first block, and with the file's name
-        raise ValueError(f"{args.base[0]}: expected d = {index.d} as in {args.index}, got {d}")
+        raise ValueError(f"{base.names[0]}: expected d = {index.d} as in {args.index}, got {d}")
     start = time.perf_counter()
     done = 0
     with progress_bar("adding", n, "vector", True) as bar:
-        for block in blocks(args.base):
+        for block in base.blocks(BLOCK):
             if ids is None:
                 index.add(block)
             else:

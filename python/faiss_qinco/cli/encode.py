@@ -11,7 +11,8 @@ from ..codec.config import EFFORTS
 from ..index_file import read_index
 from ..pipeline.encode import encode
 from ..pipeline.memory import parse_bytes
-from ..tools.options import MappedRows, add_files, add_threads, argument, read_ids, use_threads
+from ..storage.source import open_vectors
+from ..tools.options import add_files, add_threads, argument, read_ids, use_threads
 
 EXAMPLE = "faiss-qinco encode --index trained.fqi --base base.u8bin --out codes"
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Encode; how many, and how fast, goes to stdout."""
     use_threads(args)
-    x = MappedRows(args.base)
+    x = open_vectors(args.base)
     ids = None if args.ids is None else read_ids(args.ids, len(x))
     index = read_index(args.index)
     start = time.perf_counter()

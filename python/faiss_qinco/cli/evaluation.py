@@ -1,6 +1,8 @@
-"""Measure an index: R@1, R@10 and R@100 (the fraction of queries whose nearest vector is among so
-many results), and queries per second, for every combination of the nprobe and nshort given. With
---base in place of --groundtruth the nearest vectors are searched for first, exactly, by faiss."""
+"""Measure an index, for every combination of the settings given. R@r: the fraction of queries whose
+nearest vector is among the first r results; k@k: the fraction of the k nearest vectors among the
+first k results; nDCG: the same with more weight in front; QPS: queries per second, all at once;
+p50, p99: milliseconds of single queries, one after the other. With --base in place of --groundtruth
+the nearest vectors are searched for first, exactly, by faiss."""
 
 from __future__ import annotations
 
@@ -15,24 +17,24 @@ import numpy as np
 
 from ..index_file import read_index
 from ..progress import progress_bar
+from ..storage.source import open_vectors
 from ..storage.vectors import read_groundtruth
 from ..threads import get_num_threads
 from ..tools.evaluate import Measured, Point, columns, measure_search, write_json
+from ..tools.exact import exact_neighbours
 from ..tools.options import (
     add_files,
     add_threads,
-    blocks,
     check_out,
     number,
     parameters_of,
-    read_all,
     read_ids,
     set_parameters,
-    shape_of,
     use_threads,
 )
 from ..tools.plots import plot_ranks
 
+SETTINGS = ("nprobe", "nshort", "efSearch", "exit_margin")
 EXAMPLE = (
     "faiss-qinco eval --index photos.fqi --query query.fvecs --groundtruth truth.ivecs "
     "--nprobe 4 16 --nshort 0 10 100"
@@ -47,11 +49,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     truth.add_argument("--groundtruth", metavar="FILE", help="ids of the nearest, (n, 1 or more)")
     truth.add_argument("--base", nargs="+", metavar="FILE", help="what was added to the index")
     parser.add_argument("--ids", metavar="FILE", help="the ids with which --base was added")
-    for name, what in (("--nprobe", "lists to visit"), ("--nshort", "vectors to re-rank")):
+    for name, what in (
+        ("--nprobe", "lists to visit"), ("--nshort", "vectors to re-rank"),
+        ("--efSearch", "breadth of the search in a graph of centroids (HNSW)"),
+    ):  # fmt: skip
         parser.add_argument(
             name, nargs="+", type=number(int, above=False), metavar="N",
             help=f"{what} per query, one or several (default: what the index holds)",
         )  # fmt: skip
+    parser.add_argument(
+        "--exit-margin", dest="exit_margin", nargs="+", type=number(float, above=False),
+        metavar="F", help="of early exit, one or several (default: what the index holds)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--single", type=number(int, above=False), default=1000, metavar="N",
+        help="queries that are searched for one by one, for p50 and p99 (default: 1000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mmap", action="store_true", help="leave the lists in the file, and map it"
+    )
     parser.add_argument(
         "-k", type=number(int), default=100, help="results per query (default: 100)"
     )
@@ -69,25 +85,32 @@ def run(args: argparse.Namespace) -> None:
     for path in filter(None, (args.json, args.plot)):
         check_out(path, args.query)
     use_threads(args)
-    query = np.ascontiguousarray(read_all(args.query), np.float32)
-    index = read_index(args.index)
+    query = np.ascontiguousarray(open_vectors(args.query)[:], np.float32)
+    index = read_index(args.index, faiss.IO_FLAG_MMAP if args.mmap else 0)
     if args.groundtruth is not None:
         groundtruth = read_groundtruth(args.groundtruth)[0]
     else:
-        groundtruth = nearest(query, args.base, index.metric_type)
+        base, d = open_vectors(args.base), query.shape[1]
+        if base.shape[1] != d:
+            raise ValueError(f"{base.names[0]}: expected d = {d} as of the queries")
+        n_true = min(args.k, len(base))
+        groundtruth = exact_neighbours(query, base, n_true, index.metric_type, True)[1]
         if args.ids is not None:
-            groundtruth = read_ids(args.ids, shape_of(args.base)[0])[groundtruth]
+            groundtruth = read_ids(args.ids, len(base))[groundtruth]
 
     found = []
-    settings = [*itertools.product(args.nprobe or [None], args.nshort or [None])]
+    lists = [getattr(args, name) or [None] for name in SETTINGS]
+    settings = [dict(zip(SETTINGS, values, strict=True)) for values in itertools.product(*lists)]
     with progress_bar("measuring", len(settings), "setting", True) as bar:
-        for nprobe, nshort in settings:
-            set_parameters(index, nprobe=nprobe, nshort=nshort)
+        for setting in settings:
+            set_parameters(index, **setting)
+            given = {name: value for name, value in setting.items() if value is not None}
             found.append(
                 measure_search(
-                    index, query, groundtruth, args.k, parameters_of(index), args.repeats
+                    index, query, groundtruth, args.k, parameters_of(index) | given,
+                    args.repeats, args.single,
                 )
-            )
+            )  # fmt: skip
             bar.to(len(found))
     print(_table(found))
     name = os.path.basename(args.index)
@@ -106,32 +129,14 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def nearest(query: np.ndarray, base: Sequence[str], metric: int) -> np.ndarray:
-    """The row of the nearest vector of the base files for each query, (n, 1), exactly; of equally
-    near ones the first. The files are read a block at a time.
-
-    Raises ValueError for files of another d, and as `read_vectors`.
-    """
-    n, d = shape_of(base)
-    if d != query.shape[1]:
-        raise ValueError(f"{base[0]}: expected d = {query.shape[1]} as of the queries, got {d}")
-    sign = 1 if metric == faiss.METRIC_L2 else -1
-    best = np.full(len(query), np.inf)
-    row, start = np.zeros((len(query), 1), np.int64), 0
-    with progress_bar("exact neighbours", n, "vector", True) as bar:
-        for block in blocks(base):
-            D, I = faiss.knn(query, np.ascontiguousarray(block, np.float32), 1, metric)
-            closer = sign * D[:, 0] < best
-            best[closer], row[closer] = sign * D[closer, 0], start + I[closer]
-            start += len(block)
-            bar.to(start)
-    return row
-
-
 def _table(found: Sequence[Measured]) -> str:
     names: list[Any] = [*found[0].parameters]
-    rows = [[*names, *(f"R@{r}" for r in found[0].recall), "QPS"]]
+    k = found[0].k_true
+    rows = [[*names, *(f"R@{r}" for r in found[0].recall), f"{k}@{k}", "nDCG", "QPS"]]
+    rows[0] += ["p50 ms", "p99 ms"] * (found[0].p50 is not None)
     for m in found:
-        recall = [f"{value:.3f}" for value in m.recall.values()]
-        rows.append([*(str(m.parameters[name]) for name in names), *recall, f"{m.qps:.0f}"])
+        figures = [f"{value:.3f}" for value in (*m.recall.values(), m.overlap, m.ndcg)]
+        row = [*(str(m.parameters[name]) for name in names), *figures, f"{m.qps:.0f}"]
+        row += [f"{1000 * s:.3g}" for s in (m.p50, m.p99) if s is not None]
+        rows.append(row)
     return columns(rows)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ..codec.codec import QINCoCodec
 from ..index_file import read_index
+from ..storage.source import open_vectors
 from ..tools.describe import describe
 from ..tools.inspect import SAMPLE, inspect
 from ..tools.inspect.page import write_page
-from ..tools.options import VectorFiles, add_files, add_threads, number, use_threads
+from ..tools.options import add_files, add_threads, number, use_threads
 from ..tools.plots import figure_of
 
 EXAMPLE = "faiss-qinco inspect photos.fqi --vectors base.fvecs --query query.fvecs --out photos"
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     kind = describe(args.file)["kind"]
     if kind not in ("codec", "index"):
         raise ValueError(f"{args.file}: expected a codec or an index of ours, got: {kind}")
-    vectors, query = (None if f is None else VectorFiles(f) for f in (args.vectors, args.query))
+    vectors, query = (None if f is None else open_vectors(f) for f in (args.vectors, args.query))
     target = QINCoCodec.load(args.file) if kind == "codec" else read_index(args.file)
     d = target.d
     for files in filter(None, (vectors, query)):

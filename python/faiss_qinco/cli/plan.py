@@ -13,8 +13,9 @@ from ..factory import index_factory
 from ..index_file import read_index
 from ..pipeline.estimate import describe_stages, estimate
 from ..pipeline.memory import parse_bytes
+from ..storage.source import open_vectors
 from ..tools.evaluate import columns
-from ..tools.options import MappedRows, add_files, add_threads, argument, number, use_threads
+from ..tools.options import add_files, add_threads, argument, number, use_threads
 from ..training.config import TrainingConfig
 from .train import METRICS
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     use_threads(args)
     if (args.factory is None) == (args.index is None):
         raise ValueError("expected a factory string, or --index, and not both")
-    x = MappedRows(args.base)
+    x = open_vectors(args.base)
     if args.index is not None:
         index = read_index(args.index)
     else:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         index = index_factory(
             x.shape[1], args.factory, METRICS[args.metric], TrainingConfig(**more)
         )
-    n_learn = None if args.learn is None else len(MappedRows(args.learn))
+    n_learn = None if args.learn is None else len(open_vectors(args.learn))
     stages = estimate(
         index, x, n=args.n, n_learn=n_learn, memory=args.memory, effort=args.effort
     )  # fmt: skip

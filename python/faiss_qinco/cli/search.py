@@ -12,16 +12,16 @@ import numpy as np
 from ..index_file import read_index
 from ..progress import progress_bar
 from ..storage.container import replacing
+from ..storage.source import open_vectors
 from ..storage.vectors import write_vectors
 from ..threads import get_num_threads
 from ..tools.options import (
+    BLOCK,
     add_threads,
-    blocks,
     check_out,
     number,
     parameters_of,
     set_parameters,
-    shape_of,
     use_threads,
 )
 
@@ -52,13 +52,14 @@ def run(args: argparse.Namespace) -> None:
     """Search and write; queries per second go to stdout."""
     check_out(args.out, args.query)
     use_threads(args)
-    n, _ = shape_of(args.query)
+    queries = open_vectors(args.query)
+    n = len(queries)
     index = read_index(args.index)
     set_parameters(index, nprobe=args.nprobe, nshort=args.nshort)
     D, I = np.empty((n, args.k), np.float32), np.empty((n, args.k), np.int64)
     seconds, done = 0.0, 0
     with progress_bar("searching", n, "query", True) as bar:
-        for block in blocks(args.query):
+        for block in queries.blocks(BLOCK):
             rows = slice(done, done := done + len(block))
             start = time.perf_counter()
             index.search(block, args.k, D=D[rows], I=I[rows])

@@ -11,7 +11,8 @@ import faiss
 
 from ..factory import index_factory
 from ..index_file import write_index
-from ..tools.options import MappedRows, add_files, add_threads, check_out, number, use_threads
+from ..storage.source import open_vectors
+from ..tools.options import add_files, add_threads, check_out, number, use_threads
 from ..training.config import TrainingConfig
 from ..training.processes import is_first
 
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         check_out(args.checkpoint, args.learn)
     use_threads(args)
     given = {k: getattr(args, k) for k in TRAINING if getattr(args, k) is not None}
-    x: Any = MappedRows(args.learn)
+    x: Any = open_vectors(args.learn)
     index = index_factory(
         x.shape[1], args.factory, METRICS[args.metric], training=TrainingConfig(**given)
     )

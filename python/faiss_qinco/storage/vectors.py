@@ -1,10 +1,13 @@
-"""Vector files: fvecs bvecs ivecs, fbin u8bin i8bin ibin, npy and HDF5, told apart by the suffix.
+"""Vector files: fvecs bvecs ivecs, fbin u8bin i8bin ibin, npy, HDF5, Parquet, Arrow and Lance, told
+apart by the suffix.
 
 *vecs   per row an int32 d, then d values
 *bin    uint32 n, uint32 d, then the rows. A cropped download leaves n too large: the size is
         believed, with a warning. The suffix of crops, `.crop_nb_<n>`, is looked through.
 npy     a NumPy array (n, d)
 HDF5    `file.hdf5:dataset`, as of ann-benchmarks; needs h5py
+Parquet, Arrow IPC (.arrow, .feather), Lance    a column of lists, all of one length:
+        `file.parquet:column`, or without its name where it is the only one (`columns.py`)
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .columns import KINDS, Column, open_column
 from .container import Array, FileFormatError, Path, check_regular, reading, replacing
 
 _VECS: dict[str, np.dtype[Any]] = {
@@ -30,6 +34,7 @@ _BIN: dict[str, np.dtype[Any]] = {
     ".fbin": np.dtype("<f4"), ".u8bin": np.dtype("u1"),
     ".i8bin": np.dtype("i1"), ".ibin": np.dtype("<i4"),
 }  # fmt: skip
+SUFFIXES = {*_VECS, *_BIN, ".npy"}  # of files that are nothing but vectors
 _KNOWN = " ".join([*_VECS, *_BIN, ".npy"])
 _BLOCK = 1 << 24  # values cast and written at a time
 
@@ -38,10 +43,11 @@ def read_vectors(path: Path, start: int = 0, count: int | None = None) -> Array:
     """Rows start .. start + count - 1 of a vector file, (count, d) in the file's own dtype.
 
     Fewer rows come where the file ends earlier; all of them with count None. The result is a
-    read-only view of the mapped file (not contiguous for *vecs), or an array in memory for HDF5.
+    read-only view of the mapped file (not contiguous for *vecs), or an array in memory for HDF5,
+    Parquet, Arrow and Lance.
 
     Raises ValueError for an unknown suffix or a negative start or count, MissingFileError and
-    FileFormatError (both RuntimeError) for the file, ImportError where h5py is needed and missing.
+    FileFormatError (both RuntimeError) for the file, ImportError where a package is missing.
     Warns (UserWarning) if a *bin file is cropped.
     """
     if start < 0:
@@ -49,8 +55,13 @@ def read_vectors(path: Path, start: int = 0, count: int | None = None) -> Array:
     if count is not None and count < 0:
         raise ValueError(f"count: expected at least 0, got {count}")
     rows = slice(start, None if count is None else start + count)
-    file, dataset = _split(path)
-    suffix = _suffix(file)
+    file, dataset = split_name(path)
+    suffix = suffix_of(file)
+    if suffix in KINDS:
+        with reading(file):
+            column = open_column(file, KINDS[suffix], dataset)
+            begin, end, _ = rows.indices(column.n)
+            return column.read(begin, max(begin, end))
     if dataset is not None:
         h5py = _h5py()
         with _reading(file), h5py.File(file, "r") as hdf5:
@@ -62,7 +73,9 @@ def read_vectors(path: Path, start: int = 0, count: int | None = None) -> Array:
             return _read_bin(file, _BIN[suffix])[rows]
         if suffix == ".npy":
             return _read_npy(file)[rows]
-    raise ValueError(f"path: expected {_KNOWN} or file.hdf5:dataset, got {os.fspath(path)!r}")
+    raise ValueError(
+        f"path: expected {_KNOWN}, {' '.join(KINDS)} or file.hdf5:dataset, got {os.fspath(path)!r}"
+    )
 
 
 def write_vectors(path: Path, x: Array) -> None:
@@ -74,7 +87,7 @@ def write_vectors(path: Path, x: Array) -> None:
     *vecs (which then could not say d); TypeError for a dtype that the format cannot hold; and
     OSError, MissingFileError among them, if the file cannot be written.
     """
-    suffix = _suffix(os.fspath(path))
+    suffix = suffix_of(os.fspath(path))
     dtype = {**_VECS, **_BIN, ".npy": x.dtype}.get(suffix)
     if dtype is None:
         raise ValueError(f"path: expected {_KNOWN}, got {os.fspath(path)!r}")
@@ -108,8 +121,8 @@ def read_groundtruth(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]
 
     Raises MissingFileError and FileFormatError (both RuntimeError), and ImportError without h5py.
     """
-    file, dataset = _split(path)
-    suffix = _suffix(file)
+    file, dataset = split_name(path)
+    suffix = suffix_of(file)
     distances = None
     if dataset is not None or suffix in {".hdf5", ".h5"}:
         h5py = _h5py()
@@ -131,13 +144,15 @@ def read_groundtruth(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]
 class VectorFile:
     """What a file of vectors holds: `kind` is "fvecs", "u8bin", "npy", "hdf5" and so on, or
     "groundtruth" for the layout of the big-ann benchmarks (d is then the neighbours of a query).
-    n rows of d values of this dtype; nbytes, of the file (of the dataset in HDF5)."""
+    n rows of d values of this dtype; nbytes, of the file (of the dataset in HDF5, of the numbers in
+    a column). column: what reads it, where it is one."""
 
     kind: str
     n: int
     d: int
     dtype: np.dtype[Any]
     nbytes: int
+    column: Column | None = None
 
 
 def describe_vectors(path: Path) -> VectorFile:
@@ -146,8 +161,12 @@ def describe_vectors(path: Path) -> VectorFile:
     Raises and warns as they do; ValueError for an HDF5 file without a dataset: it says which there
     are.
     """
-    file, dataset = _split(path)
-    suffix = _suffix(file)
+    file, dataset = split_name(path)
+    suffix = suffix_of(file)
+    if suffix in KINDS:
+        with reading(file):
+            found = open_column(file, KINDS[suffix], dataset)
+            return VectorFile(KINDS[suffix], found.n, found.d, found.dtype, found.nbytes, found)
     if dataset is not None or suffix in {".hdf5", ".h5"}:
         h5py = _h5py()
         with _reading(file), h5py.File(file, "r") as hdf5:
@@ -166,10 +185,11 @@ def describe_vectors(path: Path) -> VectorFile:
         return VectorFile("groundtruth", n, k, np.dtype("<i4"), os.path.getsize(file))
 
 
-def _split(path: Path) -> tuple[str, str | None]:
-    """(file, dataset) of `file.hdf5:dataset`; (path, None) of anything else."""
+def split_name(path: Path) -> tuple[str, str | None]:
+    """(file, dataset) of `file.hdf5:dataset`, or column; (path, None) of anything else."""
     name = os.fspath(path)
-    match = re.fullmatch(r"(.+\.(?:hdf5|h5)):(.+)", name)
+    kinds = "|".join(kind[1:] for kind in (".hdf5", ".h5", *KINDS))
+    match = re.fullmatch(rf"(.+\.(?:{kinds})):(.+)", name)
     return (match[1], match[2]) if match else (name, None)
 
 
@@ -180,7 +200,8 @@ def _reading(file: str) -> Iterator[None]:
         yield
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
+    """Of a file's name, in small letters, without that of a crop."""
     return os.path.splitext(re.sub(r"\.crop_nb_\d+$", "", name))[1].lower()
 
 

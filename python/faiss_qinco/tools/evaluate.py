@@ -78,13 +78,22 @@ class Measured:
     parameters : of the search, by name, in the order in which to show them.
     k : results per query.
     recall : R@r by rank r up to k, fractions.
-    qps : queries per second.
+    qps : queries per second, all at once.
+    k_true : of the two that follow: k, or the true neighbours that are known.
+    overlap : the fraction of so many true nearest that is among as many results ("10@10").
+    ndcg : normalised discounted cumulative gain of the results, those being relevant.
+    p50, p99 : seconds of a single query, half of them and 99 % being faster; None: not measured.
     """
 
     parameters: dict[str, Any]
     k: int
     recall: dict[int, float]
     qps: float
+    k_true: int
+    overlap: float
+    ndcg: float
+    p50: float | None = None
+    p99: float | None = None
 
 
 def recall_at(
@@ -129,6 +138,16 @@ def overlap_at(I: np.ndarray, groundtruth: np.ndarray, k: int = 10) -> float:
         )
     found = groundtruth[:, :k, None] == I[:, None, :k]
     return float((found.any(axis=2) & (groundtruth[:, :k] >= 0)).mean())
+
+
+def ndcg_at(I: np.ndarray, groundtruth: np.ndarray, k: int = 10) -> float:
+    """Normalised discounted cumulative gain: as `overlap_at`, but a result of rank r counts
+    1 / log2(r + 1), and the sum is divided by that of k true neighbours. Raises as that."""
+    overlap_at(I, groundtruth, k)  # for what it raises
+    I, groundtruth = np.asarray(I)[:, :k], np.asarray(groundtruth)[:, :k]
+    found = ((groundtruth[:, :, None] == I[:, None, :]) & (groundtruth >= 0)[:, :, None]).any(1)
+    discount = 1 / np.log2(np.arange(k) + 2.0)
+    return float((found @ discount).mean() / discount.sum())
 
 
 def mse(index: Any, x: np.ndarray, sample: int = 100_000) -> float:
@@ -193,19 +212,39 @@ def measure_search(
     k: int,
     parameters: dict[str, Any],
     repeats: int = 3,
+    single: int = 0,
 ) -> Measured:
-    """Search for k results once for R@1, R@10, R@100 (those up to k, and R@k), then `repeats` times
-    for the speed.
+    """Search for k results once for R@1, R@10, R@100 (those up to k, and R@k), overlap and nDCG,
+    then `repeats` times for the speed.
 
-    index: faiss's or ours; parameters: attributes of it to set first, and they stay; the rest is
-    as in `recall_at`.
+    index: faiss's or ours; parameters: attributes of it to set first, and they stay; those that it
+    does not have are only said. single: queries, at most, that are searched for one after the other
+    for p50 and p99; the rest is as in `recall_at`.
     """
     for name, value in parameters.items():
-        setattr(index, name, value)
+        if hasattr(index, name):
+            setattr(index, name, value)
     ranks = sorted({*(r for r in RANKS if r < k), k})
-    recall = recall_at(index.search(queries, k)[1], groundtruth, ranks)
+    I = index.search(queries, k)[1]
+    recall, k_true = recall_at(I, groundtruth, ranks), min(k, groundtruth.shape[1])
     qps = queries_per_second(lambda q: index.search(q, k), queries, repeats)
-    return Measured(parameters, k, recall, qps)
+    p50 = p99 = None
+    if single:
+        p50, p99 = np.quantile(latencies(index, queries[:single], k), (0.5, 0.99)).tolist()
+    return Measured(
+        parameters, k, recall, qps, k_true, overlap_at(I, groundtruth, k_true),
+        ndcg_at(I, groundtruth, k_true), p50, p99,
+    )  # fmt: skip
+
+
+def latencies(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
+    """Seconds (n,) of searching for each query by itself."""
+    seconds = np.empty(len(queries))
+    for i in range(len(queries)):
+        start = time.perf_counter()
+        index.search(queries[i : i + 1], k)
+        seconds[i] = time.perf_counter() - start
+    return seconds
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:

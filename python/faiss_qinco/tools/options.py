@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from ..storage.container import reading
-from ..storage.vectors import describe_vectors, read_vectors
+from ..storage.vectors import read_vectors
 from ..threads import set_num_threads
 
 BLOCK = 8192  # vectors read, and added or searched for, at a time
@@ -46,7 +46,7 @@ def argument(name: str, parse: Callable[[str], Any]) -> Any:
 
 
 def add_files(parser: argparse.ArgumentParser, name: str, help: str, **more: Any) -> None:
-    """An option that takes one or several vector files."""
+    """An option that takes one or several vector files, folders of them and patterns."""
     parser.add_argument(name, nargs="+", metavar="FILE", help=help, **more)
 
 
@@ -81,81 +81,6 @@ def check_out(path: str | os.PathLike[str], inputs: Sequence[str] = ()) -> None:
         raise PermissionError(13, "no permission to write to this folder", os.fspath(folder))
 
 
-def shape_of(files: Sequence[str]) -> tuple[int, int]:
-    """(n, d) of vector files that follow on from one another.
-
-    Raises ValueError where they are not all of one d or hold nothing, and as `read_vectors`.
-    """
-    shapes = [_shape(file) for file in files]
-    for file, (_, d) in zip(files, shapes, strict=True):
-        if d != shapes[0][1]:
-            raise ValueError(f"{file}: expected d = {shapes[0][1]} as in {files[0]}, got {d}")
-    n = sum(n for n, _ in shapes)
-    if n == 0:
-        raise ValueError(f"{' '.join(files)}: expected at least one vector")
-    return n, shapes[0][1]
-
-
-def _shape(file: str) -> tuple[int, int]:
-    found = describe_vectors(file)
-    return found.n, found.d
-
-
-def read_all(files: Sequence[str]) -> np.ndarray:
-    """The vectors of all files, (n, d); one file alone stays mapped. Raises as `shape_of`."""
-    shape_of(files)
-    parts = [read_vectors(file) for file in files]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-class MappedRows:
-    """The vectors of files that follow on from one another, read where they are used: what
-    `TrainingSet` needs of an array (n, d). Raises as `shape_of`."""
-
-    def __init__(self, files: Sequence[str]) -> None:
-        self.shape = shape_of(files)
-        self.parts = [read_vectors(file) for file in files]
-        self.dtype = np.result_type(*self.parts)
-        self.starts = np.cumsum([0, *map(len, self.parts)])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """The rows, (m, d), of a slice or of int64 numbers (m,)."""
-        rows = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
-        found = np.empty((len(rows), self.shape[1]), self.dtype)
-        for part, start in zip(self.parts, self.starts, strict=False):
-            here = (start <= rows) & (rows < start + len(part))
-            found[here] = part[rows[here] - start]
-        return found
-
-
-def blocks(files: Sequence[str], size: int = BLOCK) -> Iterator[np.ndarray]:
-    """The vectors of all files in order, (size or fewer, d) at a time, in the files' dtypes."""
-    for file in files:
-        for start in range(0, _shape(file)[0], size):
-            yield read_vectors(file, start, size)
-
-
-class VectorFiles:
-    """Vector files that follow on from one another, as something with a shape whose rows are read
-    when they are asked for. Raises as `shape_of`."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names, self.shape = names, shape_of(names)
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """The rows (n,), in ascending order, as (n, d) float32."""
-        found = np.empty((len(rows), self.shape[1]), np.float32)
-        start = 0
-        for block in blocks(self.names, 1 << 16):
-            first, last = np.searchsorted(rows, (start, start + len(block)))
-            found[first:last] = block[rows[first:last] - start]
-            start += len(block)
-        return found
-
-
 def read_ids(file: str, n: int) -> np.ndarray:
     """n integer ids (n,): a column or a row of a vector file, or an npy array (n,).
 
@@ -172,12 +97,20 @@ def read_ids(file: str, n: int) -> np.ndarray:
 
 
 def set_parameters(index: Any, **values: Any) -> None:
-    """Set nprobe and nshort of an index where they are not None.
+    """Set nprobe, nshort and others of an index where they are not None; efSearch is its
+    quantizer's.
 
-    Raises ValueError for an index without lists that is asked for nprobe.
+    Raises ValueError where there is no such setting.
     """
     for name, value in values.items():
         if value is None:
+            continue
+        if name == "efSearch":
+            quantizer = getattr(index, "quantizer", None)
+            graph = faiss.downcast_index(quantizer) if quantizer is not None else None
+            if not isinstance(graph, faiss.IndexHNSW):
+                raise ValueError(f"{name}: expected none, the quantizer is no HNSW graph")
+            graph.hnsw.efSearch = value
             continue
         if not hasattr(index, name):
             raise ValueError(f"{name}: expected none, {type(index).__name__} has no lists to visit")

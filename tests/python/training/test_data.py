@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from faiss_qinco.tools.options import MappedRows
+from faiss_qinco.storage.source import open_vectors
 from faiss_qinco.training import Budget, TrainingConfig, TrainingSet, plan
 from faiss_qinco.training.plan import expected_errors
 
@@ -42,7 +42,7 @@ def test_several_files_stay_mapped(x, tmp_path):
     names = [str(tmp_path / f"{i}.npy") for i in range(3)]
     for name, part in zip(names, np.split(x, [900, 901]), strict=True):
         np.save(name, part)
-    rows = MappedRows(names)
+    rows = open_vectors(names)
     assert (rows.shape, rows.dtype, len(rows)) == ((3000, 8), np.uint8, 3000)
     for key in (slice(None), slice(898, 903), np.array([2999, 0, 900, 899, 901])):
         np.testing.assert_array_equal(rows[key], x[key])
