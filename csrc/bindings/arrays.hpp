@@ -65,6 +65,7 @@ inline Execution execution(int n_threads) {
 void bind_simd(py::module_& m);
 void bind_codes(py::module_& m);
 void bind_engine(py::module_& m);
+void bind_list_builder(py::module_& m);
 void bind_lut(py::module_& m);
 void bind_qinco(py::module_& m);
 void bind_search(py::module_& m);

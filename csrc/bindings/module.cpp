@@ -19,6 +19,7 @@ PYBIND11_MODULE(_core, m) {
 
   fq::bind::bind_simd(m);
   fq::bind::bind_codes(m);
+  fq::bind::bind_list_builder(m);
   fq::bind::bind_lut(m);
   fq::bind::bind_qinco(m);
   fq::bind::bind_selection(m);

@@ -1,16 +1,20 @@
 """Add vectors to a trained index, and write the index with them. The files are read a block at a
-time; an index that holds vectors already gets more."""
+time; an index that holds vectors already gets more. Or make an index file of codes that `encode`
+wrote, which need not fit in memory; killed anywhere and run again, that goes on."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 from ..index_file import read_index, write_index
+from ..pipeline.build import MEMORY, build
+from ..pipeline.memory import parse_bytes
 from ..progress import progress_bar
 from ..tools.options import (
-    add_files,
     add_threads,
+    argument,
     blocks,
     check_out,
     read_ids,
@@ -24,16 +28,29 @@ EXAMPLE = "faiss-qinco build --index trained.fqi --base base.fvecs --out photos.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `faiss-qinco build`."""
     parser.add_argument("--index", required=True, metavar="FILE", help="a trained index")
-    add_files(parser, "--base", "vectors to add", required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--base", nargs="+", metavar="FILE", help="vectors to add")
+    source.add_argument("--codes", metavar="FOLDER", help="what `encode` has made of vectors")
     parser.add_argument("--out", required=True, metavar="FILE", help="index file to write")
     parser.add_argument(
-        "--ids", metavar="FILE", help="their ids, integers (default: on from those in the index)"
-    )
+        "--ids", metavar="FILE",
+        help="with --base: their ids, integers (default: on from those in the index)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES",
+        help="with --codes: what the process may take, such as 8GB; the less, the more often the "
+        f"codes are read (default: {MEMORY >> 30}GiB)",
+    )  # fmt: skip
     add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Add and write; how many, and how fast, goes to stdout."""
+    if args.codes is not None:
+        _of_codes(args)
+        return
+    if args.memory is not None:
+        raise ValueError("--memory: expected with --codes; with --base the index is in memory")
     check_out(args.out, [*args.base, *([args.ids] if args.ids else [])])
     use_threads(args)
     n, d = shape_of(args.base)
@@ -54,3 +71,18 @@ def run(args: argparse.Namespace) -> None:
     rate = n / (time.perf_counter() - start)
     write_index(index, args.out)
     print(f"{args.out}: {n} vectors added, {rate:.0f} a second; ntotal {index.ntotal}")
+
+
+def _of_codes(args: argparse.Namespace) -> None:
+    if args.ids is not None:
+        raise ValueError("--ids: expected with --base; those of codes `encode` is told")
+    use_threads(args)
+    start = time.perf_counter()
+    memory = MEMORY if args.memory is None else args.memory
+    built = build(args.index, args.codes, args.out, memory=memory)
+    rate = built.ntotal / (time.perf_counter() - start)
+    n, size = built.n_stored, os.path.getsize(args.out)
+    print(
+        f"{args.out}: {n} vectors, {rate:.0f} a second; {built.nbytes / max(n, 1):.2f} bytes a "
+        f"vector, and {(size - built.nbytes) / 1e6:.1f} MB for the model"
+    )

@@ -58,7 +58,7 @@ _DTYPES = {
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # What a file system says to an fsync that it does not know. The data is written nevertheless.
-_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 
 class FileFormatError(RuntimeError):
@@ -150,7 +150,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             try:
                 os.fsync(file.fileno())
             except OSError as error:
-                if error.errno not in _NO_FSYNC:
+                if error.errno not in NO_FSYNC:
                     raise
         if old is not None:
             with suppress(OSError):
@@ -214,7 +214,7 @@ def write_tensors(
     infinity in the header or a stream of another length than its shape, and what `replacing`
     raises.
     """
-    layout = _Layout(kind, header, tensors)
+    layout = Layout(kind, header, tensors)
     if not isinstance(path, (str, bytes, os.PathLike)):
         for _ in layout.parts():  # for the checksums, which come first
             pass
@@ -242,7 +242,7 @@ def _write(file: BinaryIO, data: memoryview) -> None:
 def to_bytes(kind: str, header: Mapping[str, Any], tensors: Tensors) -> bytearray:
     """The bytes that `write_tensors` would write, made in place; raises what it raises for its
     arguments."""
-    layout = _Layout(kind, header, tensors)
+    layout = Layout(kind, header, tensors)
     data = bytearray(layout.size)
     view = memoryview(data)
     end = len(layout.head())
@@ -253,9 +253,9 @@ def to_bytes(kind: str, header: Mapping[str, Any], tensors: Tensors) -> bytearra
     return data
 
 
-class _Layout:
+class Layout:
     """Where everything goes in a file, which is known beforehand, and its checksums, which are
-    known when all parts have been taken."""
+    known when all parts have been taken (or set, by who writes a tensor in another way)."""
 
     def __init__(self, kind: str, header: Mapping[str, Any], tensors: Tensors) -> None:
         streams = {}
@@ -308,20 +308,29 @@ class _Layout:
 
     def parts(self) -> Iterator[memoryview]:
         """The bytes of all tensors, in order."""
-        for name, stream in self.streams.items():
-            left, self.checksums[name] = stream.nbytes, 0
-            for chunk in stream.chunks:
-                # In pieces, so that what must be copied to be contiguous is not copied whole.
-                for piece in _pieces(np.asarray(chunk), stream.dtype):
-                    left -= len(piece)
-                    if left < 0:
-                        break
-                    self.checksums[name] = zlib.crc32(piece, self.checksums[name])
-                    yield piece
-            if left:
-                raise ValueError(
-                    f"tensors[{name!r}]: its chunks are not the {stream.nbytes} bytes of its shape"
-                )
+        for name in self.streams:
+            yield from self.parts_of(name)
+
+    def begin(self, name: str) -> int:
+        """Where a tensor begins in the file."""
+        return len(self.head()) + int(self.directory[name]["data_offsets"][0])
+
+    def parts_of(self, name: str) -> Iterator[memoryview]:
+        """The bytes of one tensor."""
+        stream = self.streams[name]
+        left, self.checksums[name] = stream.nbytes, 0
+        for chunk in stream.chunks:
+            # In pieces, so that what must be copied to be contiguous is not copied whole.
+            for piece in _pieces(np.asarray(chunk), stream.dtype):
+                left -= len(piece)
+                if left < 0:
+                    break
+                self.checksums[name] = zlib.crc32(piece, self.checksums[name])
+                yield piece
+        if left:
+            raise ValueError(
+                f"tensors[{name!r}]: its chunks are not the {stream.nbytes} bytes of its shape"
+            )
 
 
 def _pieces(array: Array, dtype: np.dtype[Any]) -> Iterator[memoryview]:
