@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
-#include "bindings/sections.hpp"
 
 namespace fq::bind {
 namespace {
@@ -428,23 +427,63 @@ void import_lists(Engine& self, const Ids& sizes, const py::function& rows, idx_
 
 // -- as it lies in memory -----------------------------------------------------------------------
 
+// sizes and least ids (nlist) int64; (nlist, 3) uint32 and (nlist, 2) uint8 of the ids.
 py::tuple heads(const Engine& self) {
   const Reading reading(self);
-  return heads_of(self.nlist(), [&](idx_t l) { return self.lists().head(l); });
+  const idx_t n = self.nlist();
+  Ids sizes(n), least(n);
+  Array<std::uint32_t> made({n, idx_t{3}});
+  Bytes bits({n, idx_t{2}});
+  for (idx_t l = 0; l < n; ++l) {
+    const InvertedLists::Head head = self.lists().head(l);
+    const SortedIds::Head& sorted = head.ids.sorted;
+    sizes.mutable_at(l) = head.n;
+    least.mutable_at(l) = sorted.least;
+    made.mutable_at(l, 0) = sorted.n;
+    made.mutable_at(l, 1) = sorted.n_made;
+    made.mutable_at(l, 2) = sorted.n_words;
+    bits.mutable_at(l, 0) = static_cast<std::uint8_t>(sorted.low_bits);
+    bits.mutable_at(l, 1) = static_cast<std::uint8_t>(head.ids.width);
+  }
+  return py::make_tuple(sizes, least, made, bits);
+}
+
+std::vector<const fq::Bytes*> section_parts(const Engine& self, bool ids, idx_t list_no) {
+  const InvertedLists::List& list = self.lists().list(list_no);
+  if (ids) return {&list.ids.sorted_bytes(), &list.ids.recent_bytes()};
+  return {&list.blocks};
 }
 
 std::size_t section_nbytes(const Engine& self, bool ids) {
   const Reading reading(self);
   std::size_t n = 0;
   for (idx_t l = 0; l < self.nlist(); ++l)
-    for (const fq::Bytes* part : section_parts(self.lists(), ids, l)) n += part->size();
+    for (const fq::Bytes* part : section_parts(self, ids, l)) n += part->size();
   return n;
 }
 
+// The bytes of a section from a list and one of its parts on: up to kChunk copied, or one array
+// that is longer as it is. And where to go on.
 py::tuple export_section(const py::object& engine, bool ids, idx_t list_no, std::size_t part) {
+  constexpr std::size_t kChunk = 1 << 20;
   const auto& self = engine.cast<const Engine&>();
   const Reading reading(self);
-  return export_section_of(self.lists(), engine, ids, list_no, part);
+  std::vector<const fq::Bytes*> chunk;
+  std::size_t n = 0;
+  for (; list_no < self.nlist(); ++list_no, part = 0) {
+    const auto parts = section_parts(self, ids, list_no);
+    for (; part < parts.size() && (chunk.empty() || n + parts[part]->size() <= kChunk); ++part) {
+      chunk.push_back(parts[part]);
+      n += parts[part]->size();
+    }
+    if (part < parts.size()) break;
+  }
+  if (chunk.size() == 1 && n > kChunk)
+    return py::make_tuple(Bytes(static_cast<idx_t>(n), chunk[0]->data(), engine), list_no, part);
+  Bytes out(static_cast<idx_t>(n));
+  std::uint8_t* to = out.mutable_data();
+  for (const fq::Bytes* from : chunk) to = std::copy_n(from->data(), from->size(), to);
+  return py::make_tuple(out, list_no, part);
 }
 
 // A section in the hands of InvertedLists::restore: an array, of which views are given out, or its

@@ -2,72 +2,118 @@
 
 #include <pybind11/stl.h>
 
-#include <memory>
-#include <optional>
+#include <limits>
+#include <utility>
+#include <vector>
 
 #include "bindings/arrays.hpp"
-#include "bindings/sections.hpp"
 
 namespace fq::bind {
 namespace {
 
-using ListNos = Array<std::uint32_t>;
+using Numbers = Array<std::uint32_t>;
 using Halves = Array<std::uint16_t>;
 
-ListBuilder::Rows rows_of(const ListNos& list_no, const std::optional<Ids>& ids, idx_t first_id) {
-  check_array("list_no", list_no, {kAny});
-  if (ids) check_array("ids", *ids, {list_no.shape(0)});
-  ListBuilder::Rows rows;
-  rows.n = list_no.shape(0);
-  rows.list_no = list_no.data();
-  rows.ids = data_or_null(ids);
-  rows.first_id = first_id;
-  return rows;
+void check_rows(idx_t n, const std::optional<Ids>& ids, idx_t first_id) {
+  if (ids) check_array("ids", *ids, {n});
+  check(first_id >= 0 && first_id <= std::numeric_limits<idx_t>::max() - n,
+        "first_id: expected a number with room for those that follow, got ", first_id);
 }
 
-void count(ListBuilder& self, const ListNos& list_no, const std::optional<Ids>& ids,
+void count(ListBuilder& self, const Numbers& list_no, const std::optional<Ids>& ids,
            idx_t first_id) {
-  const ListBuilder::Rows rows = rows_of(list_no, ids, first_id);
+  check_array("list_no", list_no, {kAny});
+  const idx_t n = list_no.shape(0);
+  check_rows(n, ids, first_id);
   const py::gil_scoped_release nogil;
-  self.count(rows);
+  self.count(n, list_no.data(), data_or_null(ids), first_id);
 }
 
-void fill(ListBuilder& self, const ListNos& list_no, const Bytes& codes,
-          const std::optional<Halves>& beside, const std::optional<Ids>& ids, idx_t first_id,
-          int n_threads) {
-  ListBuilder::Rows rows = rows_of(list_no, ids, first_id);
-  check_array("codes", codes, {rows.n, self.code_size()});
-  if (beside) check_array("beside", *beside, {rows.n});
-  check(beside.has_value() == (self.beside() != Beside::Nothing), "beside: expected ",
-        beside ? "none" : "some");
-  rows.codes = codes.data();
-  rows.beside = data_or_null(beside);
-  const Execution run = execution(n_threads);
-  const py::gil_scoped_release nogil;
-  self.fill(rows, run);
+py::tuple counts(const ListBuilder& self) {
+  const idx_t n = self.nlist();
+  Ids sizes(n), least(n), most(n);
+  Bytes are_offsets(n);
+  for (idx_t l = 0; l < n; ++l) {
+    const ListBuilder::Count& count = self.counts()[static_cast<std::size_t>(l)];
+    sizes.mutable_at(l) = count.n;
+    least.mutable_at(l) = count.least;
+    most.mutable_at(l) = count.most;
+    are_offsets.mutable_at(l) = count.are_offsets;
+  }
+  return py::make_tuple(sizes, least, most, are_offsets);
 }
 
-void finish(ListBuilder& self, int n_threads) {
-  const Execution run = execution(n_threads);
-  const py::gil_scoped_release nogil;
-  self.finish(run);
+void set_counts(ListBuilder& self, const Ids& sizes, const Ids& least, const Ids& most,
+                const Bytes& are_offsets) {
+  const idx_t n = self.nlist();
+  check_array("sizes", sizes, {n});
+  check_array("least", least, {n});
+  check_array("most", most, {n});
+  check_array("are_offsets", are_offsets, {n});
+  std::vector<ListBuilder::Count> given;
+  for (idx_t l = 0; l < n; ++l)
+    given.push_back({sizes.at(l), least.at(l), most.at(l), are_offsets.at(l) != 0});
+  self.set_counts(std::move(given));
 }
 
 py::tuple heads(const ListBuilder& self) {
-  return heads_of(self.nlist(), [&](idx_t l) { return self.head(l); });
+  const idx_t n = self.nlist();
+  Ids sizes(n), least(n);
+  Numbers made({n, idx_t{3}});
+  Bytes bits({n, idx_t{2}});
+  for (idx_t l = 0; l < n; ++l) {
+    const InvertedLists::Head head = self.head(l);
+    const SortedIds::Head& sorted = head.ids.sorted;
+    sizes.mutable_at(l) = head.n;
+    least.mutable_at(l) = sorted.least;
+    made.mutable_at(l, 0) = sorted.n;
+    made.mutable_at(l, 1) = sorted.n_made;
+    made.mutable_at(l, 2) = sorted.n_words;
+    bits.mutable_at(l, 0) = static_cast<std::uint8_t>(sorted.low_bits);
+    bits.mutable_at(l, 1) = static_cast<std::uint8_t>(head.ids.width);
+  }
+  return py::make_tuple(sizes, least, made, bits);
 }
 
 py::tuple nbytes(const ListBuilder& self) {
-  Ids blocks(self.nlist()), ids(self.nlist());
-  for (idx_t l = 0; l < self.nlist(); ++l) {
-    blocks.mutable_at(l) = static_cast<idx_t>(self.blocks_nbytes(l));
+  const idx_t n = self.nlist();
+  Ids blocks(n), ids(n);
+  for (idx_t l = 0; l < n; ++l) {
+    blocks.mutable_at(l) = static_cast<idx_t>(self.block_nbytes(l));
     ids.mutable_at(l) = static_cast<idx_t>(self.ids_nbytes(l));
   }
   return py::make_tuple(blocks, ids);
 }
 
-py::tuple export_section(const py::object& builder, bool ids, idx_t list_no, std::size_t part) {
-  return export_section_of(builder.cast<const ListBuilder&>().lists(), builder, ids, list_no, part);
+void add(ListBuilder& self, const Numbers& list_no, const Bytes& codes,
+         const std::optional<Halves>& beside, const std::optional<Ids>& ids, idx_t first_id,
+         int n_threads) {
+  check_array("list_no", list_no, {kAny});
+  const idx_t n = list_no.shape(0);
+  check_array("codes", codes, {n, self.code_size()});
+  if (beside) check_array("beside", *beside, {n});
+  check_rows(n, ids, first_id);
+  const Execution run = execution(n_threads);
+  const py::gil_scoped_release nogil;
+  self.add(n, list_no.data(), codes.data(), data_or_null(beside), data_or_null(ids), first_id, run);
+}
+
+py::tuple write(const ListBuilder& self, idx_t first, idx_t end, int n_threads) {
+  check(first >= 0 && first <= end && end <= self.nlist(), "first, end: expected lists of ",
+        self.nlist(), ", got ", first, ", ", end);
+  std::size_t n_blocks = 0, n_ids = 0;
+  for (idx_t l = first; l < end; ++l) {
+    n_blocks += self.block_nbytes(l);
+    n_ids += self.ids_nbytes(l);
+  }
+  Bytes blocks(static_cast<idx_t>(n_blocks)), ids(static_cast<idx_t>(n_ids));
+  std::uint8_t *to_blocks = blocks.mutable_data(), *to_ids = ids.mutable_data();
+  {
+    const Execution run = execution(n_threads);
+    const py::gil_scoped_release nogil;
+    self.write(first, end, to_blocks, to_ids, run);
+  }
+  return py::make_tuple(blocks, ids);
 }
 
 }  // namespace
@@ -77,28 +123,30 @@ void bind_list_builder(py::module_& m) {
   const auto none = py::none();
   py::class_<ListBuilder>(
       m, "ListBuilder",
-      "The lists of an index for its file, from rows that are gone through several times: first "
-      "`count` of all of them; then, for some lists at a time, `begin`, `fill` of the same rows in "
-      "the same order, `finish`, and `export_section`. What an add of all rows to an empty index "
-      "makes. Not for several threads at once.")
-      .def(py::init([](idx_t nlist, int M, int nbits, bool beside) {
-             return std::make_unique<ListBuilder>(nlist, M, nbits,
-                                                  beside ? Beside::Bias : Beside::Nothing);
-           }),
-           py::kw_only(), arg("nlist"), arg("M"), arg("nbits"), arg("beside"),
-           "beside: whether two bytes stand beside a code.")
-      .def("count", count, arg("list_no"), arg("ids").none(true), arg("first_id"),
-           "list_no (n) uint32, 0xFFFFFFFF for rows that are not stored; ids (n), None: from "
-           "first_id on.")
-      .def("heads", heads, "As those of Engine, of what was counted.")
-      .def("nbytes", nbytes, "Of the scan blocks and of the ids of each list: two (nlist) int64.")
-      .def("begin", &ListBuilder::begin, arg("first"), arg("last"), "Lists first .. last - 1.")
-      .def("fill", fill, arg("list_no"), arg("codes"), arg("beside").none(true),
-           arg("ids").none(true), arg("first_id"), arg("n_threads") = 1,
-           "codes (n, code_size) packed; beside (n) uint16, as they are stored.")
-      .def("finish", finish, arg("n_threads") = 1)
-      .def("export_section", export_section, arg("ids"), arg("list_no"), arg("part"),
-           "As that of Engine, of the lists since `begin`, numbered from 0 on.");
+      "The lists of an index file, of rows that come twice: to be counted, and then, some lists at "
+      "a time, to be stored. Not for several threads at once.")
+      .def(py::init<idx_t, int, bool>(), arg("nlist"), arg("code_size"), arg("has_beside"),
+           "has_beside: whether two bytes stand beside each code.")
+      .def("count", count, arg("list_no"), arg("ids") = none, arg("first_id") = 0,
+           "list_no (n,) uint32, 0xFFFFFFFF for rows that are not stored; ids (n,) int64, None: "
+           "first_id and what follows.")
+      .def("counts", counts,
+           "What was counted: sizes, least and most of the ids (nlist,) int64, and whether they "
+           "came as 0, 1, 2 and so on, (nlist,) uint8.")
+      .def("set_counts", set_counts, arg("sizes"), arg("least"), arg("most"), arg("are_offsets"),
+           "Go on from what counts() gave.")
+      .def("heads", heads, "As Engine.heads of the lists once they are stored.")
+      .def("nbytes", nbytes, "What lists take of the two sections, (nlist,) int64 each.")
+      .def_property_readonly("record_nbytes", &ListBuilder::record_nbytes,
+                             "Bytes of memory for each vector of the lists that have begun.")
+      .def("begin", &ListBuilder::begin, arg("first"), arg("end"),
+           "Make room for the lists first .. end - 1; those before are forgotten.")
+      .def("add", add, arg("list_no"), arg("codes"), arg("beside") = none, arg("ids") = none,
+           arg("first_id") = 0, arg("n_threads") = 1,
+           "Store those of the rows, which were counted and come in the same order, that are in "
+           "these lists. codes (n, code_size) uint8, packed; beside (n,) uint16.")
+      .def("write", write, arg("first"), arg("end"), arg("n_threads") = 1,
+           "The lists first .. end - 1 as they lie in a file: blocks and ids, uint8.");
 }
 
 }  // namespace fq::bind

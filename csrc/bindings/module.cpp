@@ -19,10 +19,10 @@ PYBIND11_MODULE(_core, m) {
 
   fq::bind::bind_simd(m);
   fq::bind::bind_codes(m);
+  fq::bind::bind_list_builder(m);
   fq::bind::bind_lut(m);
   fq::bind::bind_qinco(m);
   fq::bind::bind_selection(m);
   fq::bind::bind_search(m);
   fq::bind::bind_engine(m);
-  fq::bind::bind_list_builder(m);
 }

@@ -134,28 +134,6 @@ void InvertedLists::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes
   }
 }
 
-void InvertedLists::make_blocks(idx_t list_no, idx_t n) {
-  Bytes& blocks = lists_[static_cast<std::size_t>(list_no)].blocks;
-  blocks.reserve(bytes_for(n));
-  blocks.resize(bytes_for(n));
-}
-
-void InvertedLists::put_packed(idx_t list_no, idx_t offset, const std::uint8_t* packed,
-                               std::uint16_t beside) noexcept {
-  std::uint8_t* blocks = lists_[static_cast<std::size_t>(list_no)].blocks.mutable_data();
-  std::uint8_t* to = blocks + code_begin(offset);
-  for (int b = 0; b < code_size_; ++b) to[b * kScanBlock] = packed[b];
-  if (beside_ != Beside::Nothing)
-    std::memcpy(blocks + bias_row(offset) + kBiasBytes * (offset % kScanBlock), &beside,
-                sizeof(beside));
-}
-
-void InvertedLists::give_ids(idx_t list_no, const idx_t* ids, idx_t n, int width) {
-  ListIds& to = lists_[static_cast<std::size_t>(list_no)].ids;
-  to.reserve(n, width);
-  for (idx_t i = 0; i < n; ++i) to.push_back(ids[i]);
-}
-
 void InvertedLists::own(idx_t list_no) {
   List& list = lists_[static_cast<std::size_t>(list_no)];
   list.blocks.reserve(list.blocks.size());

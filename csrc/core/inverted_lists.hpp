@@ -53,16 +53,6 @@ class InvertedLists {
   void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
            const idx_t* ids, idx_t first_id, idx_t* offsets);
 
-  // Of the blocks of n entries.
-  std::size_t bytes_for(idx_t n) const;
-  // For a list that is filled in place: empty blocks for n entries; a code as it is packed, and the
-  // bfloat16 beside it; then ids, of which the widest takes `width` bytes. Not checked; several
-  // threads may be at several lists.
-  void make_blocks(idx_t list_no, idx_t n);
-  void put_packed(idx_t list_no, idx_t offset, const std::uint8_t* packed,
-                  std::uint16_t beside) noexcept;
-  void give_ids(idx_t list_no, const idx_t* ids, idx_t n, int width);
-
   // So that changes of what is in a list, and fewer of it, cannot fail.
   void own(idx_t list_no);
   // Another code (M) and bias in the place of some of a list that is its own. Not checked.
@@ -149,6 +139,7 @@ class InvertedLists {
   void visit(idx_t first, idx_t n, F f) const;
   void reserve(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const idx_t* ids,
                idx_t first_id);
+  std::size_t bytes_for(idx_t n) const;  // of the blocks of n entries
   Sorting sorting(const List& list) const;
   static void replace(List& list, Sorting sorting) noexcept;
   void remove(const Removal& removal) noexcept;

@@ -1,70 +1,72 @@
-// The lists of an index for its file, from rows in any order that are gone through several times:
-// once to count, from which it is known where everything will be; then for some of the lists at a
-// time, to fill these. What an add of all rows to an empty index makes, byte for byte.
+// Inverted lists as they lie in a file (InvertedLists::Head and its two sections), of rows that
+// come twice: to be counted, and then, some lists at a time, to be stored. So that their sections
+// can be written one range of lists after the other, of which only one is in memory.
 //
-// Not for several threads at once.
+// Each list is in the order of its ids, equal ones as they came, all in Elias-Fano code; or it has
+// none where they came as 0, 1, 2 …, as in an InvertedLists.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "core/inverted_lists.hpp"
+#include "core/types.hpp"
 
 namespace fq {
 
 class ListBuilder {
  public:
-  static constexpr std::uint32_t kNotStored = 0xFFFFFFFF;  // in place of a list's number
-
-  struct Rows {
-    idx_t n = 0;
-    const std::uint32_t* list_no = nullptr;  // (n)
-    const std::uint8_t* codes = nullptr;     // (n, code_size), packed
-    const std::uint16_t* beside = nullptr;   // (n) bfloat16; not used where nothing is beside codes
-    const idx_t* ids = nullptr;              // (n), null: from first_id on
-    idx_t first_id = 0;
+  // Of a list. Lists of rows whose numbers are not stored have none.
+  struct Count {
+    idx_t n = 0, least = 0, most = 0;
+    bool are_offsets = true;  // ids came as 0, 1, 2 …
   };
 
-  ListBuilder(idx_t nlist, int M, int nbits, Beside beside);
+  // has_beside: whether two bytes stand beside a code (core/bias).
+  ListBuilder(idx_t nlist, int code_size, bool has_beside);
 
   idx_t nlist() const { return static_cast<idx_t>(counts_.size()); }
-  int code_size() const { return lists_.code_size(); }
-  Beside beside() const { return lists_.beside(); }
+  int code_size() const { return code_size_; }
+  bool has_beside() const { return has_beside_; }
 
-  // list_no and ids are looked at. CheckError for a list_no beyond nlist; then nothing has changed.
-  void count(const Rows& rows);
-  // What has been counted.
+  // list_no: (n), kNotStored for rows that take a number only. ids: (n), or null for first_id and
+  // what follows. Checked before the first change.
+  static constexpr std::uint32_t kNotStored = 0xFFFFFFFF;
+  void count(idx_t n, const std::uint32_t* list_no, const idx_t* ids, idx_t first_id);
+  const std::vector<Count>& counts() const { return counts_; }
+  // As they were (nlist); checked.
+  void set_counts(std::vector<Count> counts);
+
   InvertedLists::Head head(idx_t list_no) const;
-  std::size_t blocks_nbytes(idx_t list_no) const;
+  std::size_t block_nbytes(idx_t list_no) const;
   std::size_t ids_nbytes(idx_t list_no) const;
+  // What a vector takes between begin() and the next one.
+  std::size_t record_nbytes() const { return static_cast<std::size_t>(record_); }
 
-  // To fill the lists first .. last - 1: with the same rows, in the same order. Others are passed
-  // over. CheckError for more rows than were counted, or fewer at the end.
-  void begin(idx_t first, idx_t last);
-  void fill(const Rows& rows, const Execution& run);
-  void finish(const Execution& run);
-  // Those lists, numbered from 0 on; after finish().
-  const InvertedLists& lists() const { return lists_; }
+  // Makes room for the lists first .. end - 1, and forgets those before.
+  void begin(idx_t first, idx_t end);
+  // Stores those of the rows that are in these lists. codes: (n, code_size), packed; beside: (n),
+  // or null. Rows must be those that were counted, in the same order.
+  void add(idx_t n, const std::uint32_t* list_no, const std::uint8_t* codes,
+           const std::uint16_t* beside, const idx_t* ids, idx_t first_id, const Execution& run);
+  // The sections of the lists first .. end - 1, all of which must have begun; CheckError unless all
+  // that was counted has been added.
+  void write(idx_t first, idx_t end, std::uint8_t* blocks, std::uint8_t* ids,
+             const Execution& run) const;
 
  private:
-  struct Count {
-    idx_t n = 0, least = 0, greatest = 0;
-    int width = 0;  // of an id that is not sorted
-  };
-  static bool is_sorted(const Count& count);
-  idx_t id_of(std::size_t at) const {
-    return wide_.empty() ? static_cast<idx_t>(narrow_[at]) : wide_[at];
-  }
+  void write_list(idx_t list_no, std::uint8_t* blocks, std::uint8_t* ids) const;
+  const std::uint8_t* record(idx_t i) const { return records_.get() + i * record_; }
 
+  int code_size_;
+  bool has_beside_;
+  idx_t record_;  // an id, what stands beside the code, the code
   std::vector<Count> counts_;
-  bool any_wide_ = false;  // an id that is not in 32 bits
-
-  idx_t first_ = 0;
-  InvertedLists lists_;                // those that are being filled
-  std::vector<idx_t> filled_, begin_;  // of each, and where its ids are in
-  std::vector<std::uint32_t> narrow_;  // or
-  std::vector<idx_t> wide_;
+  idx_t first_ = 0, end_ = 0;
+  std::vector<idx_t> begin_, next_;  // of these lists, in the records
+  std::unique_ptr<std::uint8_t[]> records_;
 };
 
 }  // namespace fq

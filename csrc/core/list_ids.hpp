@@ -107,9 +107,8 @@ class ListIds {
   }
 
   // Whether so many are recent that they are to be sorted.
-  bool wants_sorting() const { return wants_sorting(n_recent_, n_sorted(), width_); }
-  static bool wants_sorting(idx_t n_recent, idx_t n_sorted, int width) {
-    return width > 0 && n_recent >= 16 + n_sorted / 8 && SortedIds::fits(n_recent + n_sorted);
+  bool wants_sorting() const {
+    return width_ > 0 && n_recent_ >= 16 + n_sorted() / 8 && SortedIds::fits(size());
   }
 
   struct Sorting {

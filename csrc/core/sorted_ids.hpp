@@ -32,15 +32,15 @@ class SortedIds {
   // Of no more than that are positions in 32 bits.
   static bool fits(idx_t n) { return n < (idx_t{1} << 30); }
 
-  // That of n ids between these two.
-  static Head head_of(idx_t n, idx_t least, idx_t greatest) {
+  // What n ascending ids from `least` to `most` have.
+  static Head head_for(idx_t least, idx_t most, idx_t n) {
     Head head;
     if (n == 0) return head;
     head.least = least;
     head.n = head.n_made = static_cast<std::uint32_t>(n);
-    // Modulo 2^64: a range may be that wide.
+    // Modulo 2^64, here and below: a range may be that wide.
     const std::uint64_t range =
-        static_cast<std::uint64_t>(greatest) - static_cast<std::uint64_t>(least);
+        static_cast<std::uint64_t>(most) - static_cast<std::uint64_t>(least);
     const std::uint64_t share = range / static_cast<std::uint64_t>(n);
     head.low_bits = share > 1 ? static_cast<std::uint32_t>(std::bit_width(share)) - 1 : 0;
     head.n_words =
@@ -52,7 +52,7 @@ class SortedIds {
   // ids: (n), ascending, duplicates allowed.
   SortedIds(const idx_t* ids, idx_t n) {
     if (n == 0) return;
-    head_ = head_of(n, ids[0], ids[n - 1]);
+    head_ = head_for(ids[0], ids[n - 1], n);
     bytes_.reserve(nbytes(head_));
     bytes_.resize(nbytes(head_));
     for (idx_t i = 0; i < n; ++i) put(i, above_least(ids[i]));
@@ -152,7 +152,7 @@ class SortedIds {
   static std::size_t notes(const Head& h) { return (std::size_t{h.n_made} + 63) / 64 * 4; }
   std::size_t low_begin() const { return notes(head_) + std::size_t{head_.n_words} * 8; }
 
-  std::uint64_t above_least(idx_t id) const {  // modulo 2^64: a range may be that wide
+  std::uint64_t above_least(idx_t id) const {
     return static_cast<std::uint64_t>(id) - static_cast<std::uint64_t>(head_.least);
   }
   std::uint64_t word(idx_t w) const {  // 0 behind the last

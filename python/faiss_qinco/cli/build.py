@@ -8,10 +8,8 @@ import argparse
 import os
 import time
 
-import faiss
-
 from ..index_file import read_index, write_index
-from ..pipeline.build import build
+from ..pipeline.build import MEMORY, build
 from ..pipeline.memory import parse_bytes
 from ..progress import progress_bar
 from ..storage.source import open_vectors
@@ -31,8 +29,9 @@ EXAMPLE = "faiss-qinco build --index trained.fqi --codes codes --out photos.fqi 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `faiss-qinco build`."""
     parser.add_argument("--index", required=True, metavar="FILE", help="a trained index")
-    parser.add_argument("--codes", metavar="FOLDER", help="encoded vectors")
-    add_files(parser, "--base", "or vectors to add")
+    source = parser.add_mutually_exclusive_group(required=True)
+    add_files(source, "--base", "vectors to add")
+    source.add_argument("--codes", metavar="FOLDER", help="what `encode` has made of vectors")
     parser.add_argument("--out", required=True, metavar="FILE", help="index file to write")
     parser.add_argument(
         "--ids", metavar="FILE",
@@ -40,18 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--memory", type=argument("bytes", parse_bytes), metavar="BYTES",
-        help="with --codes: that the process may take, such as 8GB (default: a third of all)",
+        help="with --codes: what the process may take, such as 8GB; the less, the more often the "
+        f"codes are read (default: {MEMORY >> 30}GiB)",
     )  # fmt: skip
     add_threads(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make and write; how many vectors, and how fast, goes to stdout."""
-    if (args.codes is None) == (args.base is None):
-        raise ValueError("expected --codes or --base, and not both")
+    """Add and write; how many, and how fast, goes to stdout."""
     if args.codes is not None:
         _of_codes(args)
         return
+    if args.memory is not None:
+        raise ValueError("--memory: expected with --codes; with --base the index is in memory")
     check_out(args.out, [*args.base, *([args.ids] if args.ids else [])])
     use_threads(args)
     base = open_vectors(args.base)
@@ -77,13 +77,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _of_codes(args: argparse.Namespace) -> None:
     if args.ids is not None:
-        raise ValueError("--ids: encode takes them, and codes have them")
-    check_out(args.out)
+        raise ValueError("--ids: expected with --base; those of codes `encode` is told")
     use_threads(args)
     start = time.perf_counter()
-    build(read_index(args.index), args.codes, args.out, memory=args.memory)
-    seconds = time.perf_counter() - start
-    index = read_index(args.out, faiss.IO_FLAG_MMAP)
-    size, empty = os.path.getsize(args.out), os.path.getsize(args.index)
-    each = (size - empty) / max(index.ntotal, 1)
-    print(f"{args.out}: {index.ntotal} vectors in {seconds:.0f} s, {each:.2f} bytes a vector")
+    memory = MEMORY if args.memory is None else args.memory
+    built = build(args.index, args.codes, args.out, memory=memory)
+    rate = built.ntotal / (time.perf_counter() - start)
+    n, size = built.n_stored, os.path.getsize(args.out)
+    print(
+        f"{args.out}: {n} vectors, {rate:.0f} a second; {built.nbytes / max(n, 1):.2f} bytes a "
+        f"vector, and {(size - built.nbytes) / 1e6:.1f} MB for the model"
+    )

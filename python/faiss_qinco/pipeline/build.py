@@ -1,8 +1,9 @@
-"""Building: from encoded shards to an index file, never whole in memory.
+"""Building: from a trained index and encoded shards to an index file, in bounded memory.
 
-The shards are gone through once to count, from which it follows where in the file everything will
-be; and then once for every so many lists as memory holds, which are filled and written to their
-place. A journal beside the file says how far it is: killed anywhere, the same call goes on.
+The shards are gone through once to count: what each list holds, and between which ids, says where
+everything lies in the file. Then once for each range of lists that fits in memory, which is sorted
+by ids and written at its place. A journal beside the file says how far that has come, so that who
+is killed goes on with the range that was under way.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
-import shutil
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,26 +22,43 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..index_file import index_state
-from ..progress import Bar, progress_bar
+from ..index_file import index_state, read_index
+from ..pre_transform import IndexPreTransform
+from ..progress import progress_bar
 from ..storage.container import (
+    NO_FSYNC,
     FileFormatError,
     Layout,
+    MissingFileError,
     Path,
     Stream,
-    read_tensors,
+    open_mapped,
+    open_tensors,
     take_number,
+    take_value,
     write_tensors,
 )
 from ..threads import get_num_threads
 from .encode import shards_of
-from .memory import check_memory, resident, total_memory
+from .memory import resident
 from .model import fingerprint_of, has_beside, leaf_of
-from .shard import Rows, Shard, open_shard, read_shard
+from .shard import KIND, Shard, open_shard
 
-_SECTIONS = ("blocks", "ids")
-_HEADS = ("sizes", "ids.least", "ids.made", "ids.bits")
-_OF_LIST = 256  # bytes that a list takes in memory beside what is in it
+MEMORY = 4 << 30
+PARTIAL, JOURNAL = ".partial", ".journal"  # what is beside the file while it is made
+_ROWS = 1 << 16  # counted at a time
+_WRITTEN = 32 << 20  # bytes written at a time, where lists are not longer
+_SPARE = 16 << 20  # of the memory, for what is not reckoned with
+_NO_FALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built: vectors stored, ntotal, and the bytes of the file that are theirs."""
+
+    n_stored: int
+    ntotal: int
+    nbytes: int
 
 
 def build(
@@ -48,238 +66,381 @@ def build(
     shards: Path | Sequence[Path],
     out: Path,
     *,
-    memory: int | None = None,
+    memory: int = MEMORY,
     progress: bool = True,
-) -> None:
-    """Write the index file of all that has been encoded: what `write_index` writes of the index
-    once all rows were added to it, in one `add`.
+) -> Built:
+    """Make an index file of encoded shards, as `write_index` would write the index with all of
+    their codes added; never whole in memory. Killed anywhere and called again, it goes on, and only
+    the range of lists that was under way is done again. Each list is sorted by ids, equal ones in
+    the order of the rows: the file is the same, bit for bit, whatever the memory, the shards that
+    the rows are split into, and however often it was killed.
 
     Parameters
     ----------
-    index : the trained index that the shards were encoded with, with nothing in it. Its settings
-        are those of the file.
-    shards : a folder of `encode`, or shard files whose rows follow on from one another.
-    out : the index file. Meanwhile it is `out`.building, with `out`.journal beside it: as long as
-        these are there the same call, after it was killed or the disk was full, goes on where it
-        was; with other shards or another index it begins anew. A file that is there is replaced at
-        the end.
-    memory : bytes that the process may take in all; None: a third of the machine's. With less, the
-        shards are gone through more often.
-    progress : shows a bar.
+    index : trained and empty, or its file: IndexIVFQINCo, IndexQINCo, or IndexPreTransform around
+        one. It stays as it is.
+    shards : the folder that `encode` has filled, or shard files in any order. Their rows have to be
+        numbered from 0 without gaps.
+    out : the index file to write. While it is made there are `out`.partial, as large as it will be,
+        and `out`.journal. Those of an earlier call that was about other shards or another model are
+        begun anew, with a warning.
+    memory : bytes that the process may take in all, 4 GiB by default; there is one more pass over
+        the shards for each time that all vectors, `code_size` + 10 bytes each, are larger.
+    progress : shows bars.
 
-    Ids are those of the shards, or the rows' numbers. Raises TypeError and RuntimeError as
-    `encode`; ValueError for an index that is not empty, for shards of another model or that do not
-    follow on from one another, and where the memory cannot suffice; RuntimeError where shards are
-    missing, or while another process builds the same file; FileFormatError for damaged ones;
-    OSError where the file cannot be written.
+    Raises TypeError for another kind of index, RuntimeError if it is not trained or where shards
+    are still to be encoded; ValueError for an index that holds vectors, shards of another model or
+    with gaps, and a memory too small for the longest list; FileFormatError for damaged shards;
+    BlockingIOError while another process builds the same file; OSError for a full disk: called
+    again when there is room, it goes on.
     """
+    if isinstance(index, (str, bytes, os.PathLike)):
+        index = read_index(os.fsdecode(index))
     leaf = leaf_of(index)
     if leaf.ntotal:
-        raise ValueError(f"index: expected an empty one, got one of {leaf.ntotal} vectors")
+        raise ValueError(f"index: expected an empty one, got ntotal {leaf.ntotal}")
     if isinstance(shards, (str, bytes, os.PathLike)):
         shards = shards_of(shards)
-    inputs = _inputs(index, shards)
-    memory = total_memory() // 3 if memory is None else memory
     target = os.path.realpath(os.fsdecode(out))
-    if os.path.isdir(target):
-        raise IsADirectoryError(errno.EISDIR, "expected a file to write, got a folder", target)
-    builder = _core.ListBuilder(
-        nlist=leaf.nlist, M=leaf.M, nbits=leaf.nbits, beside=has_beside(leaf)
-    )
-    next_id = _count(builder, inputs, progress)
-    nbytes = dict(zip(_SECTIONS, builder.nbytes(), strict=True))
-    ranges = _ranges(inputs, nbytes, memory)
-    layout, names = _layout(index, inputs, builder, nbytes, next_id)
-    of = hashlib.sha256(layout.head() + repr(inputs.checksums).encode()).hexdigest()
-
-    journal = f"{target}.journal"
-    with _locked(f"{target}.building", journal) as handle:
-        done, checksums = _resumed(journal, of)
-        _check_room(handle, target, layout.size)
-        os.ftruncate(handle, layout.size)
-        todo = [(max(first, done), last) for first, last in ranges if last > done]
-        total = inputs.n * len(todo)
-        with progress_bar("building", total, "row", progress) as bar:
-            for i, (first, last) in enumerate(todo):
-                builder.begin(first, last)
-                for rows, number in inputs.rows(bar, i * inputs.n):
-                    builder.fill(
-                        rows.list_no, rows.codes, rows.beside, rows.ids, number, get_num_threads()
-                    )
-                builder.finish(get_num_threads())
-                for name in _SECTIONS:
-                    at = layout.place(names[name])[0] + int(nbytes[name][:first].sum())
-                    for piece in _exported(builder, name == "ids", last - first):
-                        checksums[name] = zlib.crc32(piece.data, checksums[name])
-                        at = _write(handle, piece.data, at)
-                os.fsync(handle)
-                write_tensors(journal, "journal", {"of": of, "lists": last, **checksums}, {})
-        for name in layout.streams.keys() - set(names.values()):
-            at = layout.place(name)[0]
-            for part in layout.part(name):
-                at = _write(handle, part, at)
-        layout.checksums |= {names[name]: checksums[name] for name in _SECTIONS}
-        _write(handle, memoryview(layout.head()), 0)
-        os.fsync(handle)
-        with suppress(OSError):
-            os.chmod(f"{target}.building", os.stat(target).st_mode & 0o777)
-        os.replace(f"{target}.building", target)
-        with suppress(OSError):
-            os.unlink(journal)
+    if not os.path.isdir(folder := os.path.dirname(target)):
+        raise MissingFileError(errno.ENOENT, "no such folder to write to", folder)
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise ValueError(f"out: expected a regular file or a new name, got {target!r}")
+    found, digest = _check_shards(index, leaf, shards)
+    with _locked(target + PARTIAL) as handle:
+        work = _Build(index, leaf, found, digest, target, handle)
+        if not work.resume():
+            work.count(progress)
+        work.lay_out()
+        if not work.is_in_place():
+            work.fill(memory, progress)
+            work.finish()
+        os.unlink(work.journal)
+    sizes = {name: int(ends[-1]) for name, ends in work.ends.items()}
+    return Built(sizes["vectors"], work.n_rows, sizes["blocks"] + sizes["ids"])
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """The shards; the number of their first row, and of all rows; what is in them."""
-
-    shards: list[Shard]
-    first: int
-    n: int
-    has_ids: bool
-    checksums: list[Any]
-
-    def rows(self, bar: Bar, done: int) -> Iterator[tuple[Rows, int]]:
-        """Of each shard, with the number of the first. bar: shows how many, and `done` before."""
-        for shard in self.shards:
-            yield read_shard(shard.path)[1], shard.first
-            bar.to(done := done + shard.n)
-
-
-def _inputs(index: Any, files: Sequence[Path]) -> _Inputs:
-    leaf, fingerprint = leaf_of(index), fingerprint_of(index)
-    shards, checksums, n = [], [], 0
-    for file in files:
-        with open_shard(file) as (shard, reader):
-            shards.append(shard)
-            checksums.append([shard.first, shard.n, sorted((reader.checksums or {}).items())])
-        name = os.fsdecode(file)
-        if shard.fingerprint != fingerprint:
-            raise ValueError(
-                f"shards: {name} was encoded by another model ({shard.fingerprint}, this one is "
-                f"{fingerprint})"
-            )
-        of_shard = (shard.nlist, shard.code_size, shard.has_beside)
-        if of_shard != (of_index := (leaf.nlist, leaf.code_size, has_beside(leaf))):
-            raise FileFormatError(
-                f"{name}: nlist, code_size, beside: expected {of_index}, got {of_shard}"
-            )
-        if shard.has_ids != shards[0].has_ids:
-            raise ValueError(f"shards: {name} is not like the others, which alone have ids")
-        if shard.first != (expected := shards[0].first + n):
-            raise ValueError(f"shards: {name} begins at row {shard.first}, expected {expected}")
-        n += shard.n
-    if not shards:
-        return _Inputs([], 0, 0, False, [])
-    return _Inputs(shards, shards[0].first, n, shards[0].has_ids, checksums)
+def _check_shards(index: Any, leaf: Any, paths: Sequence[Path]) -> tuple[list[Shard], str]:
+    """The shards in order, and what tells them and the model from others."""
+    fingerprint = fingerprint_of(index)
+    expected: dict[str, Any] = {
+        "fingerprint": fingerprint, "nlist": leaf.nlist, "code_size": leaf.code_size,
+        "has_beside": has_beside(leaf),
+    }  # fmt: skip
+    shards, heads = [], {}
+    for path in paths:
+        with open_shard(path) as (shard, _):
+            heads[shard.first, os.fsdecode(path)] = _head(path)
+        for name, value in expected.items():
+            if (got := getattr(shard, name)) != value:
+                raise _unfit(path, f"{name}: expected {value!r} as of the index, got {got!r}")
+        shards.append(shard)
+    shards.sort(key=lambda shard: (shard.first, shard.n))  # without rows first
+    end = 0
+    for shard in shards:
+        if shard.first != end:
+            what = "are missing" if shard.first > end else "are there twice"
+            rows = sorted((end, shard.first))
+            raise _unfit(shard.path, f"rows {rows[0]} to {rows[1] - 1} before it {what}")
+        end += shard.n
+    digest = hashlib.sha256(fingerprint.encode())
+    for _, head in sorted(heads.items()):
+        digest.update(head)
+    return shards, digest.hexdigest()[:32]
 
 
-def _count(builder: _core.ListBuilder, inputs: _Inputs, progress: bool) -> int:
-    """Have the builder count; the next id."""
-    n, most = 0, -1
-    with progress_bar("counting", inputs.n, "row", progress) as bar:
-        for shard in inputs.shards:
-            with open_shard(shard.path) as (_, reader):
-                list_no = reader.take("list_no", np.uint32, (shard.n,))
-                ids = reader.take("ids", np.int64, (shard.n,)) if shard.has_ids else None
-            builder.count(list_no, ids, shard.first)
-            if ids is not None:
-                most = max(most, int(ids.max(initial=-1)))
-            bar.to(n := n + shard.n)
-    return most + 1 if inputs.has_ids else inputs.first + inputs.n
+def _unfit(path: Path, why: str) -> ValueError:
+    return ValueError(f"{os.fsdecode(path)}: {why}")
 
 
-def _ranges(inputs: _Inputs, nbytes: dict[str, np.ndarray], memory: int) -> list[tuple[int, int]]:
-    """The lists in runs that memory holds."""
-    blocks, ids = nbytes["blocks"], nbytes["ids"]
-    largest = max((shard.n for shard in inputs.shards), default=0)
-    of_rows = largest * (30 + (inputs.shards[0].code_size if inputs.shards else 0))
-    # Ids wait unsorted, in 4 bytes or 8, and a list whose order changes is there twice.
-    wide = inputs.has_ids or inputs.first + inputs.n >= 1 << 32
-    code_size = inputs.shards[0].code_size if inputs.shards else 1
-    each = blocks + ids + _OF_LIST + blocks // (code_size + 2) * (8 if wide else 4)
-    fixed = of_rows + 3 * int(blocks.max()) + (1 << 24)
-    check_memory(memory, fixed + int(each.max()), "building")
-    left = memory - resident() - fixed
-    ranges, first, held = [], 0, 0
-    for last, n in enumerate(each.tolist()):
-        if held and held + n > left:
-            ranges.append((first, last))
-            first, held = last, 0
-        held += n
-    return [*ranges, (first, len(each))]
-
-
-def _layout(
-    index: Any, inputs: _Inputs, builder: _core.ListBuilder, nbytes: dict[str, np.ndarray],
-    next_id: int,
-) -> tuple[Layout, dict[str, str]]:  # fmt: skip
-    """Of the file, and the names in it of the sections, which it does not have."""
-    with index_state(index) as (header, tensors):
-        of_leaf, prefix = header, ""
-        if leaf_of(index) is not index:
-            of_leaf, prefix = header["index"], "index."
-        of_leaf.update(ntotal=inputs.n, next_id=next_id)
-        found: dict[str, Any] = dict(tensors)
-    heads = dict(zip(_HEADS, builder.heads(), strict=True))
-    found.update({prefix + name: head for name, head in heads.items()})
-    names = {name: prefix + name for name in _SECTIONS}
-    for name in _SECTIONS:
-        shape = (int(nbytes[name].sum()),)
-        found[names[name]] = Stream(np.dtype(np.uint8), shape, [], name == "blocks")
-    return Layout("index", header, found), names
-
-
-def _exported(builder: _core.ListBuilder, ids: bool, n_lists: int) -> Iterator[np.ndarray]:
-    list_no = part = 0
-    while list_no < n_lists:
-        piece, list_no, part = builder.export_section(ids, list_no, part)
-        yield piece
-
-
-def _resumed(journal: str, of: str) -> tuple[int, dict[str, int]]:
-    """How many lists are done, and the checksums up to there."""
-    with suppress(RuntimeError):  # missing, or damaged by who knows what: begin anew
-        header = read_tensors(journal, "journal")[0]
-        if header.get("of") == of:
-            checksums = {name: take_number(header, name, int, 0, 0xFFFFFFFF) for name in _SECTIONS}
-            return take_number(header, "lists", int, 0, 1 << 32), checksums
-    return 0, dict.fromkeys(_SECTIONS, 0)
+def _head(path: Path) -> bytes:
+    """The head of a container, which has the checksums of all the rest."""
+    with open(path, "rb") as file:
+        size = file.read(8)
+        return hashlib.sha256(size + file.read(int.from_bytes(size, "little"))).digest()
 
 
 @contextmanager
-def _locked(name: str, journal: str) -> Iterator[int]:
-    """The file of this name, made if it is missing, for this process alone. Where there is no
-    journal at the end, there is nothing in it to go on with, and it is deleted."""
-    while True:
-        handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+def _locked(partial: str) -> Iterator[int]:
+    """The partial file, open and this process's alone; it goes if nothing is in it."""
+    handle = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(handle), os.stat(partial))
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:  # or another has just finished it
+            raise BlockingIOError(errno.EAGAIN, "another process is building this file", partial)
+        try:
+            yield handle
+        finally:
+            if os.fstat(handle).st_size == 0:
+                os.unlink(partial)
+    finally:
+        os.close(handle)
+
+
+class _Build:
+    """One run: the counts, of pass 1 or of the journal; then the ranges.
+
+    The lists before `done` are in the partial file, and `crc` are the checksums of their sections.
+    """
+
+    def __init__(
+        self, index: Any, leaf: Any, shards: list[Shard], digest: str, target: str, handle: int
+    ) -> None:
+        self.index, self.shards, self.digest = index, shards, digest
+        self.target, self.partial, self.journal = target, target + PARTIAL, target + JOURNAL
+        self.handle, self.nlist = handle, leaf.nlist
+        self.n_rows = sum(shard.n for shard in shards)
+        self.builder = _core.ListBuilder(leaf.nlist, leaf.code_size, has_beside(leaf))
+        self.next_id = self.done = self.begin = 0
+        self.crc = {"blocks": 0, "ids": 0}
+
+    def count(self, progress: bool) -> None:
+        """Count all rows, and see that the shards are whole."""
+        done = 0
+        with progress_bar("counting", self.n_rows, "vector", progress) as bar:
+            for shard in self.shards:
+                with open_shard(shard.path) as (again, reader):
+                    if again != shard:
+                        raise FileFormatError("has been replaced")
+                    parts = {
+                        name: reader.rows(name, info.dtype, info.shape)
+                        for name, info in reader.tensors.items()
+                    }
+                    for first in range(0, max(shard.n, 1), _ROWS):
+                        rows = {
+                            name: part.read(min(_ROWS, shard.n - first))
+                            for name, part in parts.items()
+                        }
+                        ids = rows.get("ids")
+                        self.builder.count(rows["list_no"], ids, shard.first + first)
+                        if ids is not None:
+                            self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
+                        bar.to(done + first)
+                if not shard.has_ids and shard.n:
+                    self.next_id = max(self.next_id, shard.first + shard.n)
+                done += shard.n
+            bar.to(done)
+
+    # -- the journal ---------------------------------------------------------------------------
+
+    def resume(self) -> bool:
+        """Go on from the journal, if there is one, and it is of the same shards and model."""
+        try:
+            with open_tensors(self.journal, "build") as reader:
+                header, n = reader.header, (self.nlist,)
+                if take_value(header, "digest", str) != self.digest:
+                    raise FileFormatError("of other shards or another model")
+                sizes, least, most = (
+                    reader.take(name, np.int64, n) for name in ("sizes", "least", "most")
+                )
+                are_offsets = reader.take("are_offsets", np.uint8, n)
+                next_id = take_number(header, "next_id", int, 0, 1 << 63)
+                begin = take_number(header, "begin", int, 0, 1 << 62)
+                crc = {name: take_number(header, name, int, 0, 0xFFFFFFFF) for name in self.crc}
+                done = take_number(header, "done", int, 0, self.nlist)
+                self.builder.set_counts(sizes, least, most, are_offsets)  # the last that can fail
+                self.next_id, self.begin, self.done, self.crc = next_id, begin, done, crc
+        except MissingFileError:
+            return False
+        except FileFormatError as error:
+            warnings.warn(f"begun anew: {error}", stacklevel=3)
+            return False
+        return True
+
+    def note(self) -> None:
+        """Write the journal: what it speaks of is in the file."""
+        sizes, least, most, are_offsets = self.builder.counts()
+        header: dict[str, Any] = {
+            "digest": self.digest, "next_id": self.next_id, "begin": self.begin, "done": self.done,
+            **self.crc,
+        }  # fmt: skip
+        tensors: dict[str, np.ndarray | Stream] = {
+            "sizes": sizes, "least": least, "most": most, "are_offsets": are_offsets,
+        }  # fmt: skip
+        new = self.journal + ".new"  # one name, so that who is killed leaves no others behind
+        with self._refused(), open(new, "wb") as file:
+            write_tensors(file, "build", header, tensors)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self.journal)
+        _sync_folder(self.journal)
+
+    # -- the file ------------------------------------------------------------------------------
+
+    def lay_out(self) -> None:
+        """Say where everything goes, and whether the partial file is what the journal says."""
+        sizes, least, made, bits = self.builder.heads()
+        self.ends = {
+            name: np.concatenate(([0], np.cumsum(part)))
+            for name, part in zip(
+                ("vectors", "blocks", "ids"), (sizes, *self.builder.nbytes()), strict=True
+            )
+        }
+        with index_state(self.index) as (header, tensors):
+            nested = isinstance(self.index, IndexPreTransform)
+            prefix, inner = ("index.", header["index"]) if nested else ("", header)
+            inner["ntotal"], inner["next_id"] = self.n_rows, self.next_id
+            parts: dict[str, np.ndarray | Stream] = {
+                "sizes": sizes, "ids.least": least, "ids.made": made, "ids.bits": bits,
+            }  # fmt: skip
+            for name in self.crc:
+                shape = (int(self.ends[name][-1]),)
+                parts[name] = Stream(np.dtype(np.uint8), shape, (), aligned=name == "blocks")
+            named = {prefix + name: part for name, part in parts.items()}
+            self.layout = Layout("index", header, {**tensors, **named})
+        self.names = {name: prefix + name for name in self.crc}
+        begin, size = self.layout.begin(self.names["blocks"]), os.fstat(self.handle).st_size
+        fits = self.begin == begin and size == self.layout.size
+        if self.done and not fits and not self.is_in_place():
+            warnings.warn(f"begun anew: {self.partial} is not what its journal says", stacklevel=3)
+            self.done, self.crc = 0, dict.fromkeys(self.crc, 0)
+        self.begin = begin
+        if self.done == 0:
+            self.note()
+
+    def is_in_place(self) -> bool:
+        """Whether an earlier call came so far that only its journal was left."""
+        if self.done < self.nlist or os.fstat(self.handle).st_size:
+            return False
+        for _ in self._others():
+            pass
+        head = self.layout.head()
+        try:
+            with open(self.target, "rb") as file:
+                return file.read(len(head)) == head
+        except OSError:
+            return False
+
+    def fill(self, memory: int, progress: bool) -> None:
+        """Pass 2: the ranges that are still to be done."""
+        ranges, most = self._ranges(memory)
+        self._reserve()
+        total, done = len(ranges) * self.n_rows, 0
+        with progress_bar("building", total, "vector", progress) as bar:
+            for begin, end in ranges:
+                self.builder.begin(begin, end)
+                for shard in self.shards:
+                    self._add(shard)
+                    bar.to(done := done + shard.n)
+                written = self.ends["blocks"] + self.ends["ids"]
+                for first, last in _cut(written, begin, end, most):
+                    pieces = self.builder.write(first, last, get_num_threads())
+                    for name, data in zip(self.crc, pieces, strict=True):
+                        self.crc[name] = zlib.crc32(data.data, self.crc[name])
+                        at = self.layout.begin(self.names[name]) + int(self.ends[name][first])
+                        self._write(at, data.data)
+                self._sync()
+                self.done = end
+                self.note()
+        self.builder.begin(0, 0)  # the last range is forgotten
+
+    def finish(self) -> None:
+        """Write what is no list, and put the file in its place."""
+        for at, part in self._others():
+            self._write(at, part)
+        self._write(0, memoryview(self.layout.head()))
+        self._sync()
+        with suppress(OSError):  # as `replacing` does
+            os.fchmod(self.handle, os.stat(self.target).st_mode & 0o777)
+        os.replace(self.partial, self.target)
+        _sync_folder(self.target)
+
+    def _others(self) -> Iterator[tuple[int, memoryview]]:
+        """All tensors but those of the lists, and where they go; then all checksums are known."""
+        for name in self.layout.streams.keys() - self.names.values():
+            at = self.layout.begin(name)
+            for part in self.layout.parts_of(name):
+                yield at, part
+                at += len(part)
+        for name, crc in self.crc.items():
+            self.layout.checksums[self.names[name]] = crc
+
+    def _add(self, shard: Shard) -> None:
+        with open_mapped(shard.path, KIND) as reader:
+            n = (shard.n,)
+            self.builder.add(
+                reader.view("list_no", np.uint32, n),
+                reader.view("codes", np.uint8, (shard.n, shard.code_size)),
+                reader.view("beside", np.uint16, n) if shard.has_beside else None,
+                reader.view("ids", np.int64, n) if shard.has_ids else None,
+                shard.first,
+                get_num_threads(),
+            )
+
+    def _ranges(self, memory: int) -> tuple[list[tuple[int, int]], int]:
+        """Ranges of lists whose vectors fit in memory, and how many bytes to write at a time."""
+        mapped = max((os.path.getsize(shard.path) for shard in self.shards), default=0)
+        taken = resident() + mapped + _SPARE
+        most = max(min(_WRITTEN, (memory - taken) // 8), 1)
+        longest = {name: int(np.diff(ends).max()) for name, ends in self.ends.items()}
+        # What is written, and what each thread sorts.
+        taken += max(most, longest["blocks"] + longest["ids"])
+        taken += get_num_threads() * (24 * longest["vectors"] + longest["ids"])
+        records = self.ends["vectors"] * self.builder.record_nbytes
+        if (needed := taken + longest["vectors"] * self.builder.record_nbytes) > memory:
+            raise ValueError(
+                f"memory: expected at least {needed / 1e6:,.0f} MB for a list of "
+                f"{longest['vectors']:,} vectors, got {memory / 1e6:,.0f} MB"
+            )
+        return list(_cut(records, self.done, self.nlist, memory - taken)), most
+
+    def _reserve(self) -> None:
+        """Make the partial file as large as it will be, so that a full disk is known now."""
+        size = self.layout.size
+        if os.fstat(self.handle).st_size != size:
+            os.ftruncate(self.handle, 0)
+        with self._refused():
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(self.handle, 0, size)
             except OSError as error:
-                raise RuntimeError(f"{name}: another process is building it") from error
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(name)):
-                    try:
-                        yield handle
-                    except BaseException:
-                        if not os.path.exists(journal):
-                            os.unlink(name)
-                        raise
-                    return
+                if error.errno not in _NO_FALLOCATE:
+                    if not self.done:
+                        os.ftruncate(self.handle, 0)  # what there was of room
+                    raise
+            os.ftruncate(self.handle, size)
+
+    def _write(self, at: int, data: memoryview) -> None:
+        with self._refused():
+            while len(data):
+                n = os.pwrite(self.handle, data, at)
+                data, at = data[n:], at + n
+
+    def _sync(self) -> None:
+        with self._refused():
+            try:
+                os.fsync(self.handle)
+            except OSError as error:
+                if error.errno not in NO_FSYNC:
+                    raise
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Errors of writing name the file, and say that nothing is lost."""
+        try:
+            yield
+        except OSError as error:
+            reason = f"{error.strerror} (nothing is lost: build again, and it goes on)"
+            raise OSError(error.errno, reason, self.partial) from error
+
+
+def _cut(ends: np.ndarray, begin: int, end: int, most: int) -> Iterator[tuple[int, int]]:
+    """The lists begin .. end - 1 in ranges of at most so much, one list at least; ends[l]: how much
+    the lists before l have."""
+    while begin < end:
+        last = int(np.searchsorted(ends, ends[begin] + most, side="right")) - 1
+        yield begin, (begin := max(min(last, end), begin + 1))
+
+
+def _sync_folder(path: str) -> None:
+    """As far as the file system can."""
+    with suppress(OSError):
+        handle = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _check_room(handle: int, target: str, size: int) -> None:
-    free = shutil.disk_usage(os.path.dirname(target)).free
-    if free + os.fstat(handle).st_blocks * 512 < size:
-        raise OSError(errno.ENOSPC, f"the index takes {size:,} bytes, there are {free:,}", target)
-
-
-def _write(handle: int, data: memoryview, at: int) -> int:
-    """All of it at that place; the place behind it."""
-    data = data.cast("B") if data.nbytes else data
-    while len(data):
-        n = os.pwrite(handle, data, at)
-        data, at = data[n:], at + n
-    return at

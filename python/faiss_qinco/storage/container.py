@@ -58,7 +58,7 @@ _DTYPES = {
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # What a file system says to an fsync that it does not know. The data is written nevertheless.
-_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 
 class FileFormatError(RuntimeError):
@@ -150,7 +150,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             try:
                 os.fsync(file.fileno())
             except OSError as error:
-                if error.errno not in _NO_FSYNC:
+                if error.errno not in NO_FSYNC:
                     raise
         if old is not None:
             with suppress(OSError):
@@ -255,12 +255,7 @@ def to_bytes(kind: str, header: Mapping[str, Any], tensors: Tensors) -> bytearra
 
 class Layout:
     """Where everything goes in a file, which is known beforehand, and its checksums, which are
-    known when all parts have been taken.
-
-    Attributes
-    ----------
-    size : of the file. checksums : CRC-32 by the tensor's name, 0 before it is known.
-    """
+    known when all parts have been taken (or set, by who writes a tensor in another way)."""
 
     def __init__(self, kind: str, header: Mapping[str, Any], tensors: Tensors) -> None:
         streams = {}
@@ -311,19 +306,17 @@ class Layout:
             raise ValueError(f"header: expected at most {_MAX_HEAD} bytes of JSON, got {len(head)}")
         return len(head).to_bytes(8, "little") + head
 
-    def place(self, name: str) -> tuple[int, int]:
-        """Where in the file the bytes of a tensor begin and end."""
-        begin, end = self.directory[name]["data_offsets"]
-        n = len(self.head())
-        return n + begin, n + end
-
     def parts(self) -> Iterator[memoryview]:
         """The bytes of all tensors, in order."""
         for name in self.streams:
-            yield from self.part(name)
+            yield from self.parts_of(name)
 
-    def part(self, name: str) -> Iterator[memoryview]:
-        """The bytes of a tensor."""
+    def begin(self, name: str) -> int:
+        """Where a tensor begins in the file."""
+        return len(self.head()) + int(self.directory[name]["data_offsets"][0])
+
+    def parts_of(self, name: str) -> Iterator[memoryview]:
+        """The bytes of one tensor."""
         stream = self.streams[name]
         left, self.checksums[name] = stream.nbytes, 0
         for chunk in stream.chunks:
@@ -372,7 +365,7 @@ class Reader:
     Attributes
     ----------
     kind, version, header : of the file. tensors : what there is, TensorInfo by name, in the order
-    of the file. checksums : what their CRC-32 should be, by name; None: nobody knows.
+    of the file.
     """
 
     def __init__(
@@ -387,7 +380,7 @@ class Reader:
         """fetch: name, begin, end -> these bytes of the tensor. checksums: by name; None: there is
         nothing to verify."""
         self.kind, self.version, self.header, self.tensors = kind, version, header, tensors
-        self._fetch, self.checksums = fetch, checksums
+        self._fetch, self._checksums = fetch, checksums
 
     def take(
         self,
@@ -445,7 +438,7 @@ class Reader:
         header of their own."""
         n = len(prefix)
         tensors = {name[n:]: t for name, t in self.tensors.items() if name.startswith(prefix)}
-        checksums = self.checksums
+        checksums = self._checksums
         if checksums is not None:
             checksums = {name[n:]: crc for name, crc in checksums.items() if name[:n] == prefix}
         return Reader(
@@ -498,7 +491,7 @@ class Rows:
         if self._end > info.nbytes:
             raise FileFormatError(f"tensor {self._name!r}: has no {n} more rows")
         data = self._reader._fetch(self._name, begin, self._end)
-        if (checksums := self._reader.checksums) is not None:
+        if (checksums := self._reader._checksums) is not None:
             self._crc = zlib.crc32(data.data, self._crc)
             if self._end == info.nbytes and checksums.get(self._name) != f"{self._crc:08x}":
                 raise FileFormatError(f"damaged: the checksum of tensor {self._name!r:.80} differs")

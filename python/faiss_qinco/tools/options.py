@@ -45,7 +45,7 @@ def argument(name: str, parse: Callable[[str], Any]) -> Any:
     return parsed
 
 
-def add_files(parser: argparse.ArgumentParser, name: str, help: str, **more: Any) -> None:
+def add_files(parser: argparse._ActionsContainer, name: str, help: str, **more: Any) -> None:
     """An option that takes one or several vector files, folders of them and patterns."""
     parser.add_argument(name, nargs="+", metavar="FILE", help=help, **more)
 
