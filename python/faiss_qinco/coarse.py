@@ -8,12 +8,12 @@ from typing import Any
 import faiss
 import numpy as np
 
-from . import _core
+from . import _core, clustering
 from .checks import usable
+from .clustering import ROOM, Checkpoint, TwoLevels, kmeans, points_per_centroid
 from .codec.codec import QINCoCodec
-from .progress import progress_bar
 from .threads import get_num_threads, library_threads
-from .training.data import TrainingSet
+from .training.data import TrainingSet, spread
 from .training.processes import from_first
 
 Probed = tuple[np.ndarray | None, np.ndarray | None]
@@ -97,26 +97,18 @@ class Quantizer:
         return centroids
 
     def _cluster(self, data: TrainingSet, progress: bool, verbose: bool) -> np.ndarray:
-        """faiss's k-means, one iteration at a time: for the bar, and for Ctrl-C."""
+        """By faiss's k-means, or in two levels where that would take too long."""
         cp = self.cp
         cp.verbose = verbose
+        nowhere = Checkpoint(None, {})
+        if self.nlist > clustering.DIRECT and self.clustering_index is None:
+            points = min(points_per_centroid(self.nlist), cp.max_points_per_centroid)
+            n = min(len(data), self.nlist * points)
+            sample = data.subset(spread(len(data), n, cp.seed))
+            return TwoLevels(sample, self.nlist, self.metric, cp, ROOM, nowhere, progress).run()
         x = data.sample(self.nlist * cp.max_points_per_centroid, cp.seed)
-        clustering = faiss.Clustering(self.d, self.nlist, cp)
-        index = self.clustering_index
-        if index is None:
-            index = faiss.IndexFlat(self.d, self.metric)
-        n_calls = cp.niter if cp.nredo == 1 else 1
-        if n_calls > 1:
-            clustering.niter = 1
-        with (
-            library_threads(torch_too=False),
-            progress_bar("k-means", n_calls, "iteration", progress) as bar,
-        ):
-            for i in range(n_calls):
-                clustering.train(x, index)
-                clustering.min_points_per_centroid = 1  # its warning has been given
-                bar.to(i + 1)
-        return faiss.vector_to_array(clustering.centroids).reshape(self.nlist, self.d)
+        with library_threads(torch_too=False):
+            return kmeans(x, self.nlist, cp, self.metric, self.clustering_index, nowhere, progress)
 
     def assign(self, x: np.ndarray) -> np.ndarray | None:
         """List numbers (n,) int64 of x (n, d) float32, -1 where the quantizer has no answer; None:

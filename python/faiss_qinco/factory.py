@@ -20,9 +20,11 @@ from .wrappers.refine import IndexRefine, IndexRefineFlat
 
 _PATTERN = re.compile(
     r"(?:(?P<transforms>.+?),)??"
-    r"(?:IVF(?P<nlist>\d+)(?:_HNSW(?P<hnsw>\d*))?,)?"
+    r"(?:IVF(?P<nlist>\d+)(?:_HNSW(?P<hnsw>\d*)|\((?P<quantizer>.+)\))?,)?"
     r"(?i:QINCo(?P<M>\d+)(?:x(?P<nbits>\d+))?(?:_(?P<preset>\w+))?)"
 )
+
+NPROBE = 16  # of a quantizer in two levels
 
 
 Index = IndexIVFQINCo | IndexQINCo | IndexPreTransform | Wrapper
@@ -37,11 +39,15 @@ def index_factory(
     """Build an untrained index for vectors of dimension d.
 
     `IVF<nlist>[_HNSW<m>],QINCo<M>[x<nbits>][_<preset>]` or `QINCo<M>[x<nbits>][_<preset>]`;
-    nbits defaults to 8 and the preset to "auto". In front of either, transforms of vectors as in
-    faiss's `index_factory`: `OPQ16_64,IVF1024,QINCo8x8`, `PCAR128,…`, `RR,…`, `L2norm,PCA64,…`:
-    those that the faiss installed understands (see `IndexPreTransform`). Behind all of this
-    `,RFlat` or `,Refine(…)`, what is in the brackets being any index of faiss (see `IndexRefine`);
-    and around everything `IDMap,` or `IDMap2,`, in front or, as `,IDMap`, at the end.
+    nbits defaults to 8 and the preset to "auto". In place of `_HNSW<m>`, in brackets, any index of
+    faiss's that finds centroids: `IVF65536(IVF512,Flat),QINCo8x8`, which finds them among those of
+    the nearest 16 of 512 clusters (its `quantizer.nprobe`).
+
+    In front of either, transforms of vectors as in faiss's `index_factory`:
+    `OPQ16_64,IVF1024,QINCo8x8`, `PCAR128,…`, `RR,…`, `L2norm,PCA64,…`: those that the faiss
+    installed understands (see `IndexPreTransform`). Behind all of this `,RFlat` or `,Refine(…)`,
+    what is in the brackets being any index of faiss (see `IndexRefine`); and around everything
+    `IDMap,` or `IDMap2,`, in front or, as `,IDMap`, at the end.
 
     Our own part may be written in any case (`qinco8x8_xs`); the parts that are faiss's are as faiss
     wants them. Raises ValueError (also a RuntimeError) for a string that is not understood,
@@ -86,11 +92,13 @@ def _index(
     config = match["preset"] or "auto"
     if match["nlist"] is None:
         return IndexQINCo(d, M, nbits, metric, config, training)
-    quantizer = (
-        faiss.IndexFlat(d, metric)
-        if match["hnsw"] is None
-        else faiss.IndexHNSWFlat(d, int(match["hnsw"] or 32), metric)
-    )
+    quantizer: Any = faiss.IndexFlat(d, metric)
+    if match["hnsw"] is not None:
+        quantizer = faiss.IndexHNSWFlat(d, int(match["hnsw"] or 32), metric)
+    elif match["quantizer"] is not None:
+        quantizer = faiss.index_factory(d, match["quantizer"], metric)
+        if isinstance(quantizer, faiss.IndexIVF):  # faiss's 1 finds the nearest centroid for few
+            quantizer.nprobe = min(NPROBE, quantizer.nlist)
     return IndexIVFQINCo(quantizer, d, int(match["nlist"]), M, nbits, metric, config, training)
 
 

@@ -10,11 +10,24 @@ from typing import Any
 
 from .. import __version__, demo
 from ..errors import FactoryError
-from . import build, convert, encode, evaluation, info, inspect, plan, search, train, verify
+from . import (
+    build,
+    convert,
+    encode,
+    evaluation,
+    info,
+    inspect,
+    plan,
+    search,
+    train,
+    train_coarse,
+    verify,
+)
 
 COMMANDS = {
     "demo": (demo, "compare with faiss's PQ and RQ on real vectors"),
     "plan": (plan, "what time, memory and disk an index will take, before anything is started"),
+    "train-coarse": (train_coarse, "vectors to the centroids of many lists"),
     "train": (train, "vectors to a trained, empty index"),
     "encode": (encode, "vectors to shards of codes, which can be ended and gone on with"),
     "build": (build, "add vectors to an index"),

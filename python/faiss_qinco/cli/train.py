@@ -11,6 +11,7 @@ import faiss
 
 from ..factory import index_factory
 from ..index_file import write_index
+from ..pipeline.coarse import use_coarse
 from ..storage.source import open_vectors
 from ..tools.options import add_files, add_threads, check_out, number, use_threads
 from ..training.config import TrainingConfig
@@ -27,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_files(parser, "--learn", "training vectors", required=True)
     parser.add_argument("--out", required=True, metavar="FILE", help="index file to write")
     parser.add_argument("--metric", choices=METRICS, default="l2", help="default: l2")
+    parser.add_argument(
+        "--coarse", metavar="FILE",
+        help="centroids of the lists, as train-coarse writes them, in place of k-means",
+    )  # fmt: skip
     parser.add_argument(
         "--seconds", dest="max_seconds", type=number(float), metavar="N", help="time budget"
     )
@@ -58,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
     index = index_factory(
         x.shape[1], args.factory, METRICS[args.metric], training=TrainingConfig(**given)
     )
+    if args.coarse is not None:
+        use_coarse(index, args.coarse)
     start = time.perf_counter()
     index.train(x)
     seconds = time.perf_counter() - start

@@ -18,6 +18,12 @@ FAR, QUANTILE = 16.0, 0.99  # far: times the quantile of squared distances to th
 SPREAD = 1024  # rows of a fingerprint
 
 
+def spread(n: int, m: int, seed: int) -> np.ndarray:
+    """m of n >= m row numbers, ascending int64: one at random of each of m equal parts."""
+    edges = np.arange(m + 1) * n // max(m, 1)
+    return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+
+
 class TrainingSet:
     """The vectors that one training uses: a sample of x, converted where it is read.
 
@@ -50,10 +56,8 @@ class TrainingSet:
         if self._x.dtype.kind not in "biuf":
             raise TypeError(f"x: expected real numbers, got {self._x.dtype}")
         n = len(self._x)
-        self.rows = np.arange(n)
-        if max_points is not None and max_points < n:
-            chosen = np.random.default_rng(seed).permutation(n)[:max_points]
-            self.rows = np.sort(chosen)
+        few = max_points is not None and max_points < n
+        self.rows = spread(n, int(max_points or 0), seed) if few else np.arange(n)
         self.list_no: np.ndarray | None = None
         far = self._far()
         self.left_out, self.rows = self.rows[far], self.rows[~far]
@@ -63,10 +67,14 @@ class TrainingSet:
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         """(m, d) float32, C-contiguous, of a slice of 0..len-1 or int64 numbers."""
+        return np.ascontiguousarray(self.stored(key), np.float32)
+
+    def stored(self, key: slice | np.ndarray) -> Any:
+        """(m, d), as x has them: in its dtype, and transformed if they are to be."""
         if self._transform is None:
             if isinstance(key, slice) and len(self.rows) == len(self._x):
-                return np.ascontiguousarray(self._x[key], np.float32)
-            return np.ascontiguousarray(self._x[self.rows[key]], np.float32)
+                return self._x[key]
+            return self._x[self.rows[key]]
         rows = self.rows[key]
         out, step = np.empty((len(rows), self.d), np.float32), self._block()
         for i in range(0, len(rows), step):  # what is not transformed yet is wider
@@ -92,10 +100,15 @@ class TrainingSet:
         part.rows = self.rows[~far]
         return part
 
-    def blocks(self) -> list[slice]:
-        """0..len-1 in slices, each converted within bounded memory."""
-        size = self._block()
-        return [slice(i, min(i + size, len(self))) for i in range(0, len(self), size)]
+    @property
+    def row_bytes(self) -> int:
+        """Of a vector of `stored`."""
+        return self.d * (self._x.dtype.itemsize if self._transform is None else 4)
+
+    def blocks(self, begin: int = 0, end: int | None = None) -> list[slice]:
+        """begin..end-1, None: all, in slices that are each converted within bounded memory."""
+        size, end = self._block(), len(self) if end is None else end
+        return [slice(i, min(i + size, end)) for i in range(begin, end, size)]
 
     def _block(self) -> int:
         return max(1, BLOCK // max(self.d, int(self._x.shape[1])))

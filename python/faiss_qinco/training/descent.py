@@ -44,13 +44,25 @@ def encoder(
     ivf = not model.base.requires_grad
     K = len(model.steps[0].codebook) if len(model.steps) else n_base
     mean = np.zeros(d, np.float32)
-    try:
-        weights = pack_weights(config, K.bit_length() - 1, ivf, mean, 1.0, tensors, bf16)
-    except ValueError as error:  # they are not finite
-        raise RuntimeError(f"training diverged ({error}); lower lr") from error
+
+    def packed(base: np.ndarray) -> _core.QincoWeights:
+        try:
+            return pack_weights(
+                config, K.bit_length() - 1, ivf, mean, 1.0, {**tensors, "base": base}, bf16
+            )
+        except ValueError as error:  # they are not finite
+            raise RuntimeError(f"training diverged ({error}); lower lr") from error
+
+    whole = packed(tensors["base"]) if n_base <= MANY or not ivf else None
 
     def encode(x: Tensor, lists: Tensor | None) -> Tensor:
         list_no = None if lists is None else lists.numpy()
+        if whole is not None:
+            weights = whole
+        else:
+            assert list_no is not None
+            present, list_no = np.unique(list_no, return_inverse=True)
+            weights = packed(tensors["base"][present])
         found = _core.encode(weights, x.numpy(), list_no, A, B, get_num_threads())
         codes = torch.from_numpy(found).long()
         return codes if lists is None else torch.column_stack((lists, codes))
@@ -58,6 +70,7 @@ def encoder(
     return encode
 
 
+MANY = 1 << 14  # lists, of which only those of a batch are packed for it
 SLOWER = 0.15  # codebooks of entries smaller than that have smaller learning rates
 
 
