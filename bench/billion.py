@@ -359,7 +359,7 @@ def plot(files: Sequence[str], out: str) -> None:
             )
             for key, style in zip(keys, ("o-", "s--"), strict=False):
                 name, nprobe, ids = line
-                label = f"{name}, nprobe {nprobe}, {ids}: {key.rpartition(' ')[0]}"
+                label = f"{name}, nprobe {nprobe}, {ids} {key.rpartition(' ')[0]}"
                 x = [row["n"] for row in here]
                 axis.plot(x, [row[key] for row in here], style, color=f"C{i}", label=label)
         axis.set(xscale="log", xlabel="vectors", title=title)
