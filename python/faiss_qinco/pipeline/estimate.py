@@ -20,6 +20,7 @@ from ..pre_transform import IndexPreTransform
 from ..threads import get_num_threads, library_threads
 from ..training.plan import plan as plan_training
 from ..training.plan import time_of
+from .coarse import memory_of as memory_of_kmeans
 from .encode import ROWS, memory_of
 from .memory import resident, total_memory
 from .model import has_beside
@@ -147,10 +148,7 @@ def _of_training(leaf: Any, n_learn: int) -> list[Stage]:
     seconds = expected.seconds
     if seconds is None:
         seconds = expected.epochs * (expected.epoch_seconds or 0)
-    of_kmeans = 0
-    if isinstance(leaf, IndexIVFQINCo):
-        of_kmeans = min(expected.points, leaf.nlist * leaf.cp.max_points_per_centroid)
-    of_kmeans *= 4 * leaf.d
+    of_kmeans = 0 if nlist is None else memory_of_kmeans(expected.points, leaf.d, nlist)
     disk = index_bytes(leaf, 0) + model_memory(leaf) // 2
     note = f"{expected.points:,} vectors, config {expected.name}"
     return [Stage("train", seconds, resident() + max(expected.memory, of_kmeans), disk, note)]
