@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from ..checks import check_matrix
+from ..clustering import points_per_centroid
 from ..codec.codec import QINCoCodec
 from ..codec.config import EFFORTS, resolve_config
 from ..codec.weights import tensor_shapes
@@ -148,7 +149,10 @@ def _of_training(leaf: Any, n_learn: int) -> list[Stage]:
     seconds = expected.seconds
     if seconds is None:
         seconds = expected.epochs * (expected.epoch_seconds or 0)
-    of_kmeans = 0 if nlist is None else memory_of_kmeans(expected.points, leaf.d, nlist)
+    of_kmeans = 0
+    if nlist is not None:
+        n_points = min(expected.points, nlist * points_per_centroid(nlist))
+        of_kmeans = memory_of_kmeans(n_points, leaf.d, nlist)
     disk = index_bytes(leaf, 0) + model_memory(leaf) // 2
     note = f"{expected.points:,} vectors, config {expected.name}"
     return [Stage("train", seconds, resident() + max(expected.memory, of_kmeans), disk, note)]
