@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ..index import IndexIVFQINCo
 from ..index_file import index_state, read_index
 from ..pre_transform import IndexPreTransform
 from ..progress import progress_bar
@@ -67,6 +68,7 @@ def build(
     out: Path,
     *,
     memory: int = MEMORY,
+    first: int = 0,
     progress: bool = True,
 ) -> Built:
     """Make an index file of encoded shards, as `write_index` would write the index with all of
@@ -80,12 +82,13 @@ def build(
     index : trained and empty, or its file: IndexIVFQINCo, IndexQINCo, or IndexPreTransform around
         one. It stays as it is.
     shards : the folder that `encode` has filled, or shard files in any order. Their rows have to be
-        numbered from 0 without gaps.
+        numbered from `first` without gaps.
     out : the index file to write. While it is made there are `out`.partial, as large as it will be,
         and `out`.journal. Those of an earlier call that was about other shards or another model are
         begun anew, with a warning.
     memory : bytes that the process may take in all, 4 GiB by default; there is one more pass over
         the shards for each time that all vectors, `code_size` + 10 bytes each, are larger.
+    first : number of the first row, 0 by default: a segment's of an index with lists may be others.
     progress : shows bars.
 
     Raises TypeError for another kind of index, RuntimeError if it is not trained or where shards
@@ -99,6 +102,8 @@ def build(
     leaf = leaf_of(index)
     if leaf.ntotal:
         raise ValueError(f"index: expected an empty one, got ntotal {leaf.ntotal}")
+    if first and not isinstance(leaf, IndexIVFQINCo):
+        raise ValueError(f"first: expected 0, an index without lists has no other, got {first}")
     if isinstance(shards, (str, bytes, os.PathLike)):
         shards = shards_of(shards)
     target = os.path.realpath(os.fsdecode(out))
@@ -106,7 +111,7 @@ def build(
         raise MissingFileError(errno.ENOENT, "no such folder to write to", folder)
     if os.path.exists(target) and not os.path.isfile(target):
         raise ValueError(f"out: expected a regular file or a new name, got {target!r}")
-    found, digest = _check_shards(index, leaf, shards)
+    found, digest = _check_shards(index, leaf, shards, first)
     with _locked(target + PARTIAL) as handle:
         work = _Build(index, leaf, found, digest, target, handle)
         if not work.resume():
@@ -120,7 +125,9 @@ def build(
     return Built(sizes["vectors"], work.n_rows, sizes["blocks"] + sizes["ids"])
 
 
-def _check_shards(index: Any, leaf: Any, paths: Sequence[Path]) -> tuple[list[Shard], str]:
+def _check_shards(
+    index: Any, leaf: Any, paths: Sequence[Path], first: int
+) -> tuple[list[Shard], str]:
     """The shards in order, and what tells them and the model from others."""
     fingerprint = fingerprint_of(index)
     expected: dict[str, Any] = {
@@ -130,13 +137,13 @@ def _check_shards(index: Any, leaf: Any, paths: Sequence[Path]) -> tuple[list[Sh
     shards, heads = [], {}
     for path in paths:
         with open_shard(path) as (shard, _):
-            heads[shard.first, os.fsdecode(path)] = _head(path)
+            heads[shard.first, os.fsdecode(path)] = head_digest(path)
         for name, value in expected.items():
             if (got := getattr(shard, name)) != value:
                 raise _unfit(path, f"{name}: expected {value!r} as of the index, got {got!r}")
         shards.append(shard)
     shards.sort(key=lambda shard: (shard.first, shard.n))  # without rows first
-    end = 0
+    end = first
     for shard in shards:
         if shard.first != end:
             what = "are missing" if shard.first > end else "are there twice"
@@ -153,7 +160,7 @@ def _unfit(path: Path, why: str) -> ValueError:
     return ValueError(f"{os.fsdecode(path)}: {why}")
 
 
-def _head(path: Path) -> bytes:
+def head_digest(path: Path) -> bytes:
     """The head of a container, which has the checksums of all the rest."""
     with open(path, "rb") as file:
         size = file.read(8)
