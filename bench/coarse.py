@@ -27,7 +27,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from common import Rows, environment, plain_arguments, say
+from common import environment, plain_arguments, say
 
 from faiss_qinco import clustering as two_levels
 from faiss_qinco.pipeline.coarse import read_coarse, train_coarse, write_coarse
@@ -45,9 +45,9 @@ def main() -> None:
         train(args)
         return
     queries = read_vectors(args.query).astype(np.float32)
-    base = Rows(args.base)
+    base = open_vectors(args.base)
     nearest = read_groundtruth(args.groundtruth)[0][:, 0]
-    neighbours = np.concatenate([base[i : i + 1] for i in nearest]).astype(np.float32)
+    neighbours = base[nearest].astype(np.float32)
     rows, searches = [], []
     with tempfile.TemporaryDirectory() as folder:
         for nlist in args.nlist:

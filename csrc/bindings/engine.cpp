@@ -401,6 +401,10 @@ Floats export_bias(const Engine& self, idx_t first, idx_t n) {
   return exported<Floats>(self, first, {n}, &InvertedLists::export_bias);
 }
 
+Array<std::uint16_t> export_beside(const Engine& self, idx_t first, idx_t n) {
+  return exported<Array<std::uint16_t>>(self, first, {n}, &InvertedLists::export_beside);
+}
+
 Ids export_ids(const Engine& self, idx_t first, idx_t n) {
   return exported<Ids>(self, first, {n}, &InvertedLists::export_ids);
 }
@@ -817,6 +821,8 @@ void bind_engine(py::module_& m) {
            "list; with those of the others, under one `reading`, and sizes(), all there is to "
            "save.")
       .def("export_bias", export_bias, arg("first"), arg("n"), "Their bias, (n) float32.")
+      .def("export_beside", export_beside, arg("first"), arg("n"),
+           "The bfloat16 that is stored beside each, (n) uint16; 0 where nothing is.")
       .def("export_ids", export_ids, arg("first"), arg("n"), "Their ids, (n) int64.")
       .def("heads", heads,
            "What says where things are in the sections of the file format: sizes (nlist) and least "

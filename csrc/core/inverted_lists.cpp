@@ -413,6 +413,16 @@ void InvertedLists::export_bias(idx_t first, idx_t n, float* bias) const {
   });
 }
 
+void InvertedLists::export_beside(idx_t first, idx_t n, std::uint16_t* beside) const {
+  visit(first, n, [&](idx_t l, idx_t begin, idx_t end) {
+    const BiasRows rows = bias(l);
+    for (idx_t i = begin; i < end; ++i)
+      std::memcpy(beside++,
+                  rows.rows + i / kScanBlock * rows.block_bytes + kBiasBytes * (i % kScanBlock),
+                  kBiasBytes);
+  });
+}
+
 void InvertedLists::export_ids(idx_t first, idx_t n, idx_t* ids) const {
   visit(first, n, [&](idx_t l, idx_t begin, idx_t end) {
     list(l).ids.read(begin, end - begin, ids);

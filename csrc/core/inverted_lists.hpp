@@ -124,6 +124,7 @@ class InvertedLists {
   // and ids (n).
   void export_codes(idx_t first, idx_t n, std::uint8_t* codes) const;
   void export_bias(idx_t first, idx_t n, float* bias) const;
+  void export_beside(idx_t first, idx_t n, std::uint16_t* beside) const;  // as it is stored
   void export_ids(idx_t first, idx_t n, idx_t* ids) const;
   // Writes the entries first .. first + n - 1 of an import, n being kImported at most; called in
   // order, so that what is imported is never in memory a second time.

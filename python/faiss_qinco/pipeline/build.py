@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from .. import _core
 from ..index import IndexIVFQINCo
 from ..index_file import index_state, read_index
 from ..pre_transform import IndexPreTransform
-from ..progress import progress_bar
+from ..progress import Bar, progress_bar
 from ..storage.container import (
     NO_FSYNC,
     FileFormatError,
@@ -111,9 +111,37 @@ def build(
         raise MissingFileError(errno.ENOENT, "no such folder to write to", folder)
     if os.path.exists(target) and not os.path.isfile(target):
         raise ValueError(f"out: expected a regular file or a new name, got {target!r}")
-    found, digest = _check_shards(index, leaf, shards, first)
+    source = _Shards(*_check_shards(index, leaf, shards, first))
+    return build_from(index, source, target, memory, progress)
+
+
+class Source(Protocol):
+    """What an index file is built of, gone through several times.
+
+    Attributes
+    ----------
+    n_rows : that are gone through each time. ntotal : of the index, in the end.
+    digest : what tells them and the model from others.
+    mapped_nbytes : of files that are mapped at a time, at most.
+    """
+
+    n_rows: int
+    ntotal: int
+    digest: str
+    mapped_nbytes: int
+
+    def count(self, builder: _core.ListBuilder, bar: Bar) -> int:
+        """Have the builder count all rows, and see that the files are whole; the next id."""
+
+    def add(self, builder: _core.ListBuilder, begin: int, end: int, bar: Bar, done: int) -> None:
+        """Give it those of the lists begin .. end - 1. bar: shows the rows that were gone through,
+        and `done` before."""
+
+
+def build_from(index: Any, source: Source, target: str, memory: int, progress: bool) -> Built:
+    """`build`, of any source; index: trained and empty; target: an absolute path."""
     with _locked(target + PARTIAL) as handle:
-        work = _Build(index, leaf, found, digest, target, handle)
+        work = _Build(index, leaf_of(index), source, target, handle)
         if not work.resume():
             work.count(progress)
         work.lay_out()
@@ -122,7 +150,55 @@ def build(
             work.finish()
         os.unlink(work.journal)
     sizes = {name: int(ends[-1]) for name, ends in work.ends.items()}
-    return Built(sizes["vectors"], work.n_rows, sizes["blocks"] + sizes["ids"])
+    return Built(sizes["vectors"], source.ntotal, sizes["blocks"] + sizes["ids"])
+
+
+class _Shards:
+    """A `Source`: encoded shards."""
+
+    def __init__(self, shards: list[Shard], digest: str) -> None:
+        self.shards, self.digest = shards, digest
+        self.n_rows = self.ntotal = sum(shard.n for shard in shards)
+        self.mapped_nbytes = max((os.path.getsize(shard.path) for shard in shards), default=0)
+
+    def count(self, builder: _core.ListBuilder, bar: Bar) -> int:
+        next_id = done = 0
+        for shard in self.shards:
+            with open_shard(shard.path) as (again, reader):
+                if again != shard:
+                    raise FileFormatError("has been replaced")
+                parts = {
+                    name: reader.rows(name, info.dtype, info.shape)
+                    for name, info in reader.tensors.items()
+                }
+                for first in range(0, max(shard.n, 1), _ROWS):
+                    rows = {
+                        name: part.read(min(_ROWS, shard.n - first)) for name, part in parts.items()
+                    }
+                    ids = rows.get("ids")
+                    builder.count(rows["list_no"], ids, shard.first + first)
+                    if ids is not None:
+                        next_id = max(next_id, int(ids.max(initial=-1)) + 1)
+                    bar.to(done + first)
+            if not shard.has_ids and shard.n:
+                next_id = max(next_id, shard.first + shard.n)
+            done += shard.n
+        bar.to(done)
+        return next_id
+
+    def add(self, builder: _core.ListBuilder, begin: int, end: int, bar: Bar, done: int) -> None:
+        for shard in self.shards:
+            with open_mapped(shard.path, KIND) as reader:
+                n = (shard.n,)
+                builder.add(
+                    reader.view("list_no", np.uint32, n),
+                    reader.view("codes", np.uint8, (shard.n, shard.code_size)),
+                    reader.view("beside", np.uint16, n) if shard.has_beside else None,
+                    reader.view("ids", np.int64, n) if shard.has_ids else None,
+                    shard.first,
+                    get_num_threads(),
+                )
+            bar.to(done := done + shard.n)
 
 
 def _check_shards(
@@ -137,7 +213,7 @@ def _check_shards(
     shards, heads = [], {}
     for path in paths:
         with open_shard(path) as (shard, _):
-            heads[shard.first, os.fsdecode(path)] = head_digest(path)
+            heads[shard.first, os.fsdecode(path)] = head_of(path)
         for name, value in expected.items():
             if (got := getattr(shard, name)) != value:
                 raise _unfit(path, f"{name}: expected {value!r} as of the index, got {got!r}")
@@ -160,7 +236,7 @@ def _unfit(path: Path, why: str) -> ValueError:
     return ValueError(f"{os.fsdecode(path)}: {why}")
 
 
-def head_digest(path: Path) -> bytes:
+def head_of(path: Path) -> bytes:
     """The head of a container, which has the checksums of all the rest."""
     with open(path, "rb") as file:
         size = file.read(8)
@@ -194,43 +270,18 @@ class _Build:
     The lists before `done` are in the partial file, and `crc` are the checksums of their sections.
     """
 
-    def __init__(
-        self, index: Any, leaf: Any, shards: list[Shard], digest: str, target: str, handle: int
-    ) -> None:
-        self.index, self.shards, self.digest = index, shards, digest
+    def __init__(self, index: Any, leaf: Any, source: Source, target: str, handle: int) -> None:
+        self.index, self.source = index, source
         self.target, self.partial, self.journal = target, target + PARTIAL, target + JOURNAL
         self.handle, self.nlist = handle, leaf.nlist
-        self.n_rows = sum(shard.n for shard in shards)
         self.builder = _core.ListBuilder(leaf.nlist, leaf.code_size, has_beside(leaf))
         self.next_id = self.done = self.begin = 0
         self.crc = {"blocks": 0, "ids": 0}
 
     def count(self, progress: bool) -> None:
-        """Count all rows, and see that the shards are whole."""
-        done = 0
-        with progress_bar("counting", self.n_rows, "vector", progress) as bar:
-            for shard in self.shards:
-                with open_shard(shard.path) as (again, reader):
-                    if again != shard:
-                        raise FileFormatError("has been replaced")
-                    parts = {
-                        name: reader.rows(name, info.dtype, info.shape)
-                        for name, info in reader.tensors.items()
-                    }
-                    for first in range(0, max(shard.n, 1), _ROWS):
-                        rows = {
-                            name: part.read(min(_ROWS, shard.n - first))
-                            for name, part in parts.items()
-                        }
-                        ids = rows.get("ids")
-                        self.builder.count(rows["list_no"], ids, shard.first + first)
-                        if ids is not None:
-                            self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
-                        bar.to(done + first)
-                if not shard.has_ids and shard.n:
-                    self.next_id = max(self.next_id, shard.first + shard.n)
-                done += shard.n
-            bar.to(done)
+        """Pass 1."""
+        with progress_bar("counting", self.source.n_rows, "vector", progress) as bar:
+            self.next_id = self.source.count(self.builder, bar)
 
     # -- the journal ---------------------------------------------------------------------------
 
@@ -239,8 +290,8 @@ class _Build:
         try:
             with open_tensors(self.journal, "build") as reader:
                 header, n = reader.header, (self.nlist,)
-                if take_value(header, "digest", str) != self.digest:
-                    raise FileFormatError("of other shards or another model")
+                if take_value(header, "digest", str) != self.source.digest:
+                    raise FileFormatError("of other files or another model")
                 sizes, least, most = (
                     reader.take(name, np.int64, n) for name in ("sizes", "least", "most")
                 )
@@ -262,8 +313,8 @@ class _Build:
         """Write the journal: what it speaks of is in the file."""
         sizes, least, most, are_offsets = self.builder.counts()
         header: dict[str, Any] = {
-            "digest": self.digest, "next_id": self.next_id, "begin": self.begin, "done": self.done,
-            **self.crc,
+            "digest": self.source.digest, "next_id": self.next_id, "begin": self.begin,
+            "done": self.done, **self.crc,
         }  # fmt: skip
         tensors: dict[str, np.ndarray | Stream] = {
             "sizes": sizes, "least": least, "most": most, "are_offsets": are_offsets,
@@ -290,7 +341,7 @@ class _Build:
         with index_state(self.index) as (header, tensors):
             nested = isinstance(self.index, IndexPreTransform)
             prefix, inner = ("index.", header["index"]) if nested else ("", header)
-            inner["ntotal"], inner["next_id"] = self.n_rows, self.next_id
+            inner["ntotal"], inner["next_id"] = self.source.ntotal, self.next_id
             parts: dict[str, np.ndarray | Stream] = {
                 "sizes": sizes, "ids.least": least, "ids.made": made, "ids.bits": bits,
             }  # fmt: skip
@@ -326,13 +377,12 @@ class _Build:
         """Pass 2: the ranges that are still to be done."""
         ranges, most = self._ranges(memory)
         self._reserve()
-        total, done = len(ranges) * self.n_rows, 0
-        with progress_bar("building", total, "vector", progress) as bar:
-            for begin, end in ranges:
+        n = self.source.n_rows
+        with progress_bar("building", len(ranges) * n, "vector", progress) as bar:
+            for i, (begin, end) in enumerate(ranges):
                 self.builder.begin(begin, end)
-                for shard in self.shards:
-                    self._add(shard)
-                    bar.to(done := done + shard.n)
+                self.source.add(self.builder, begin, end, bar, i * n)
+                bar.to((i + 1) * n)
                 written = self.ends["blocks"] + self.ends["ids"]
                 for first, last in _cut(written, begin, end, most):
                     pieces = self.builder.write(first, last, get_num_threads())
@@ -366,22 +416,9 @@ class _Build:
         for name, crc in self.crc.items():
             self.layout.checksums[self.names[name]] = crc
 
-    def _add(self, shard: Shard) -> None:
-        with open_mapped(shard.path, KIND) as reader:
-            n = (shard.n,)
-            self.builder.add(
-                reader.view("list_no", np.uint32, n),
-                reader.view("codes", np.uint8, (shard.n, shard.code_size)),
-                reader.view("beside", np.uint16, n) if shard.has_beside else None,
-                reader.view("ids", np.int64, n) if shard.has_ids else None,
-                shard.first,
-                get_num_threads(),
-            )
-
     def _ranges(self, memory: int) -> tuple[list[tuple[int, int]], int]:
         """Ranges of lists whose vectors fit in memory, and how many bytes to write at a time."""
-        mapped = max((os.path.getsize(shard.path) for shard in self.shards), default=0)
-        taken = resident() + mapped + _SPARE
+        taken = resident() + self.source.mapped_nbytes + _SPARE
         most = max(min(_WRITTEN, (memory - taken) // 8), 1)
         longest = {name: int(np.diff(ends).max()) for name, ends in self.ends.items()}
         # What is written, and what each thread sorts.

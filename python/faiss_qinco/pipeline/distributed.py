@@ -24,7 +24,7 @@ from ..progress import progress_bar
 from ..storage.container import Path, write_tensors
 from ..storage.source import VectorSource, open_vectors
 from ..threads import part_of_threads
-from .build import MEMORY, build, head_digest
+from .build import MEMORY, build, head_of
 from .encode import MANIFEST, ROWS, encode, encode_rows, shard_path, shards_of
 from .memory import total_memory
 from .model import fingerprint_of, leaf_of
@@ -289,7 +289,7 @@ def _segment_of(key: str, files: list[str]) -> tuple[str, int, int]:
         with open_shard(file) as (shard, _):
             firsts.append(shard.first)
             n += shard.n
-        digest.update(head_digest(file))
+        digest.update(head_of(file))
     return f"{firsts[0]:012d}-{digest.hexdigest()[:16]}.fqi", firsts[0], n
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ _LANCE_ROWS = 1 << 14  # read at a time
 
 
 class Column:
-    """A column of lists of numbers, all of one length, as a matrix.
+    """A column of lists of numbers, all of one length, as a matrix. Not for several threads at
+    once.
 
     Attributes
     ----------
@@ -33,7 +33,6 @@ class Column:
     ) -> None:
         """sizes: rows of the parts; read: number of a part -> its pyarrow (chunked) array."""
         self.name, self._read = name, read
-        self._lock = Lock()  # a Parquet file is not for several threads
         self.ends = np.cumsum(sizes, dtype=np.int64)
         self.n = int(self.ends[-1]) if len(sizes) else 0
         self.dtype = np.dtype(list_type.value_type.to_pandas_dtype())
@@ -56,11 +55,10 @@ class Column:
 
     def part(self, part: int) -> Array:
         """The rows of a part. That one is kept, so that who reads on does not decode it again."""
-        with self._lock:
-            if self._held is None or self._held[0] != part:
-                start = int(self.ends[part - 1]) if part else 0
-                self._held = part, self._matrix(self._read(part), start)
-            return self._held[1]
+        if self._held is None or self._held[0] != part:
+            start = int(self.ends[part - 1]) if part else 0
+            self._held = part, self._matrix(self._read(part), start)
+        return self._held[1]
 
     def _matrix(self, column: Any, start: int) -> Array:
         pa = _pyarrow()

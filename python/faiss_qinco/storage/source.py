@@ -5,12 +5,14 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from .columns import KINDS as COLUMNS
-from .container import Array, MissingFileError, Path
+from .columns import Column, open_column
+from .container import Array, MissingFileError, Path, reading
 from .vectors import SUFFIXES, describe_vectors, read_vectors, split_name, suffix_of
 
 _VALUES = 1 << 22  # read at a time where rows are picked out
@@ -43,6 +45,8 @@ class VectorSource:
         self.dtype: np.dtype[Any] = np.result_type(*(one.dtype for one in found))
         self._files = found
         self._ends = np.cumsum(sizes)
+        self._lock = Lock()
+        self._column: tuple[int, Column] | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -91,9 +95,14 @@ class VectorSource:
             at += n
 
     def _read(self, i: int, first: int, n: int) -> Array:
-        if (column := self._files[i].column) is not None:
-            return column.read(first, first + n)
-        return read_vectors(self.names[i], first, n)
+        if self._files[i].kind not in COLUMNS.values():
+            return read_vectors(self.names[i], first, n)
+        path, name = split_name(self.names[i])
+        with self._lock, reading(path):
+            # One file alone is open, with the part of it that was decoded last.
+            if self._column is None or self._column[0] != i:
+                self._column = i, open_column(path, self._files[i].kind, name)
+            return self._column[1].read(first, first + n)
 
 
 def open_vectors(names: Path | Sequence[Path]) -> VectorSource:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import KINDS, Column, open_column
+from .columns import KINDS, open_column
 from .container import Array, FileFormatError, Path, check_regular, reading, replacing
 
 _VECS: dict[str, np.dtype[Any]] = {
@@ -145,14 +145,13 @@ class VectorFile:
     """What a file of vectors holds: `kind` is "fvecs", "u8bin", "npy", "hdf5" and so on, or
     "groundtruth" for the layout of the big-ann benchmarks (d is then the neighbours of a query).
     n rows of d values of this dtype; nbytes, of the file (of the dataset in HDF5, of the numbers in
-    a column). column: what reads it, where it is one."""
+    a column)."""
 
     kind: str
     n: int
     d: int
     dtype: np.dtype[Any]
     nbytes: int
-    column: Column | None = None
 
 
 def describe_vectors(path: Path) -> VectorFile:
@@ -166,7 +165,7 @@ def describe_vectors(path: Path) -> VectorFile:
     if suffix in KINDS:
         with reading(file):
             found = open_column(file, KINDS[suffix], dataset)
-            return VectorFile(KINDS[suffix], found.n, found.d, found.dtype, found.nbytes, found)
+            return VectorFile(KINDS[suffix], found.n, found.d, found.dtype, found.nbytes)
     if dataset is not None or suffix in {".hdf5", ".h5"}:
         h5py = _h5py()
         with _reading(file), h5py.File(file, "r") as hdf5:

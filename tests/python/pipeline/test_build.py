@@ -331,7 +331,7 @@ def test_begun_anew_for_other_shards_and_damaged_leftovers(learn, tmp_path) -> N
         assert partial.exists() and journal.exists() and not out.exists()
 
     interrupted(one, 7)
-    with pytest.warns(UserWarning, match="begun anew: .*other shards or another model"):
+    with pytest.warns(UserWarning, match="begun anew: .*other files or another model"):
         assert built(index, two, out) == want
     out.unlink()
 

@@ -188,6 +188,20 @@ def test_a_part_is_decoded_once_by_who_reads_on(tmp_path, monkeypatch) -> None:
     assert read == [0, 16, 32, 48]
 
 
+def test_a_thousand_files_are_not_open_at_once(tmp_path) -> None:
+    resource = pytest.importorskip("resource")
+    x = drawn(120)
+    for i in range(60):
+        write_parquet(tmp_path / f"{i:02}.parquet", x[2 * i : 2 * i + 2])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_open = len([*Path("/proc/self/fd").iterdir()]) if sys.platform == "linux" else 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 20, before[1]))
+    try:
+        check(open_vectors(tmp_path), x)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_two_threads_read_one_source(tmp_path) -> None:
     x = drawn(200)
     write_parquet(tmp_path / "a.parquet", x[:100], groups=10)
