@@ -1,4 +1,5 @@
-"""Encoding and building on Ray: which worker does what; each does what `encode` and `build` do.
+"""Many machines, by Ray. Here encoding and building: who does what; each does what `encode` and
+`build` do. Search is `distributed_index`.
 
 The model goes to all workers through Ray's object store; vectors, shards and segments are files
 that all of them see, and the same ones as without Ray. A worker that is lost is replaced, and what
@@ -25,14 +26,23 @@ from ..storage.container import Path, write_tensors
 from ..storage.source import VectorSource, open_vectors
 from ..threads import part_of_threads
 from .build import MEMORY, build, head_of
+from .distributed_index import DistributedIndex
 from .encode import MANIFEST, ROWS, encode, encode_rows, shard_path, shards_of
 from .memory import total_memory
 from .model import fingerprint_of, leaf_of
-from .on_ray import Options, model_of, require_ray, run_tasks, threads_of
+from .on_ray import LostWorkerError, Options, model_of, require_ray, run_tasks, threads_of
 from .segment_manifest import commit, segments_of
 from .shard import Rows, open_shard, write_shard
 
-__all__ = ["build_segments", "commit", "encode_dataset", "encode_shards", "segments_of"]
+__all__ = [
+    "DistributedIndex",
+    "LostWorkerError",
+    "build_segments",
+    "commit",
+    "encode_dataset",
+    "encode_shards",
+    "segments_of",
+]
 
 SHARDS = 64  # of a segment: 17 million vectors
 
