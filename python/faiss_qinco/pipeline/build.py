@@ -23,6 +23,7 @@ import numpy as np
 
 from .. import _core
 from ..checks import INT64, integer
+from ..index import IndexIVFQINCo
 from ..index_file import index_state, read_index
 from ..pre_transform import IndexPreTransform
 from ..progress import Bar, progress_bar
@@ -69,6 +70,7 @@ def build(
     out: Path,
     *,
     memory: int = MEMORY,
+    first: int = 0,
     progress: bool = True,
 ) -> Built:
     """Make an index file of encoded shards, as `write_index` would write the index with all of
@@ -82,12 +84,13 @@ def build(
     index : trained and empty, or its file: IndexIVFQINCo, IndexQINCo, or IndexPreTransform around
         one. It stays as it is.
     shards : the folder that `encode` has filled, or shard files in any order. Their rows have to be
-        numbered from 0 without gaps.
+        numbered from `first` without gaps.
     out : the index file to write. While it is made there are `out`.partial, as large as it will be,
         and `out`.journal. Those of an earlier call that was about other shards or another model are
         begun anew, with a warning.
     memory : bytes that the process may take in all, 4 GiB by default; there is one more pass over
         the shards for each time that all vectors, `code_size` + 10 bytes each, are larger.
+    first : number of the first row, 0 by default: a segment's of an index with lists may be others.
     progress : shows bars.
 
     Raises TypeError for another kind of index, RuntimeError if it is not trained or where shards
@@ -102,6 +105,8 @@ def build(
     leaf = leaf_of(index)
     if leaf.ntotal:
         raise ValueError(f"index: expected an empty one, got ntotal {leaf.ntotal}")
+    if first and not isinstance(leaf, IndexIVFQINCo):
+        raise ValueError(f"first: expected 0, an index without lists has no other, got {first}")
     if isinstance(shards, (str, bytes, os.PathLike)):
         shards = shards_of(shards)
     target = os.path.realpath(os.fsdecode(out))
@@ -112,7 +117,8 @@ def build(
     shards = list(shards)
     if any(os.path.realpath(os.fsdecode(shard)) == target for shard in shards):
         raise ValueError(f"out: expected another file than a shard, got {target!r}")
-    return build_from(index, _Shards(*_check_shards(index, leaf, shards)), target, memory, progress)
+    source = _Shards(*_check_shards(index, leaf, shards, first))
+    return build_from(index, source, target, memory, progress)
 
 
 class Source(Protocol):
@@ -155,7 +161,7 @@ def build_from(index: Any, source: Source, target: str, memory: int, progress: b
 
 
 class _Shards:
-    """A `Source`: encoded shards, the first row being 0."""
+    """A `Source`: encoded shards."""
 
     def __init__(self, shards: list[Shard], digest: str) -> None:
         self.shards, self.digest = shards, digest
@@ -202,7 +208,9 @@ class _Shards:
             bar.to(done := done + shard.n)
 
 
-def _check_shards(index: Any, leaf: Any, paths: Sequence[Path]) -> tuple[list[Shard], str]:
+def _check_shards(
+    index: Any, leaf: Any, paths: Sequence[Path], first: int
+) -> tuple[list[Shard], str]:
     """The shards in order, and what tells them and the model from others."""
     fingerprint = fingerprint_of(index)
     expected: dict[str, Any] = {
@@ -218,7 +226,7 @@ def _check_shards(index: Any, leaf: Any, paths: Sequence[Path]) -> tuple[list[Sh
                 raise _unfit(path, f"{name}: expected {value!r} as of the index, got {got!r}")
         shards.append(shard)
     shards.sort(key=lambda shard: (shard.first, shard.n))  # without rows first
-    end = 0
+    end = first
     for shard in shards:
         if shard.first != end:
             what = "are missing" if shard.first > end else "are there twice"
