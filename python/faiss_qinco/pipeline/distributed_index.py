@@ -73,11 +73,11 @@ class DistributedIndex:
         be set, too.
 
     Each segment has a shortlist of its own, of nshort codes: by segments, D and I are those of one
-    process that searches each and merges; and what one index of all vectors would re-rank is
-    re-ranked, too, so that its neighbours are found unless nearer ones are. By lists, each worker
-    has a shortlist in each segment, so that no less is re-ranked than by one process; where
-    nshort and exit_margin leave nothing out, D and I are the same. max_codes, max_lists_num and
-    min_codes count in each segment; by lists they are refused.
+    process that searches each and merges, and what one index of all vectors would have in its
+    shortlist is in theirs, too. By lists, each worker has one in each segment, so that again none
+    is missing that one process would have; where nshort and exit_margin leave nothing out, D and I
+    are the same. All of them are decoded: many of them take more time, unless nshort is smaller.
+    max_codes, max_lists_num and min_codes count in each segment; by lists they are refused.
 
     Raises ImportError without Ray, ValueError for other settings, as `read_manifest` and
     `read_index`, RuntimeError where a segment is not as its manifest says, and where Ray has not
