@@ -392,11 +392,7 @@ class _Build:
                 bar.to((i + 1) * n)
                 written = self.ends["blocks"] + self.ends["ids"]
                 for first, last in _cut(written, begin, end, most):
-                    pieces = self.builder.write(first, last, get_num_threads())
-                    for name, data in zip(self.crc, pieces, strict=True):
-                        self.crc[name] = zlib.crc32(data.data, self.crc[name])
-                        at = self.layout.begin(self.names[name]) + int(self.ends[name][first])
-                        self._write(at, data.data)
+                    self._write_lists(first, last)
                 self._sync()
                 self.done = end
                 self.note()
@@ -422,6 +418,14 @@ class _Build:
                 at += len(part)
         for name, crc in self.crc.items():
             self.layout.checksums[self.names[name]] = crc
+
+    def _write_lists(self, first: int, last: int) -> None:
+        """Of the lists that have begun; what was made is gone before there is more."""
+        pieces = self.builder.write(first, last, get_num_threads())
+        for name, data in zip(self.crc, pieces, strict=True):
+            self.crc[name] = zlib.crc32(data.data, self.crc[name])
+            at = self.layout.begin(self.names[name]) + int(self.ends[name][first])
+            self._write(at, data.data)
 
     def _ranges(self, memory: int) -> tuple[list[tuple[int, int]], int]:
         """Ranges of lists whose vectors fit in memory, and how many bytes to write at a time."""

@@ -112,12 +112,16 @@ KINDS = ["l2", "ip", "length", "nbits 5", "flat", "behind"]
 images: dict[str, np.ndarray] = {}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def shared(trained) -> None:
+    """Those that other tests have made already."""
+    images["l2"], images["ip"] = trained[faiss.METRIC_L2], trained[faiss.METRIC_INNER_PRODUCT]
+
+
 def made(kind: str, learn: np.ndarray) -> Any:
     """An empty index that can be searched, made once."""
     if kind not in images:
         index: Any = {
-            "l2": lambda: new_index(),
-            "ip": lambda: new_index(faiss.METRIC_INNER_PRODUCT),
             "length": lambda: new_index(faiss.METRIC_INNER_PRODUCT),
             "nbits 5": lambda: new_index(nbits=5),
             "flat": lambda: fq.index_factory(128, "QINCo3x4"),
