@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
@@ -31,9 +32,12 @@ class _Shown(Bar):
         class Quiet(tqdm):  # type: ignore[misc]  # no types
             monitor_interval = 0  # no thread that watches over bars
 
+        # A line in a log file for each tenth of a second would be a large file after a night.
+        seen = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.bar: Any = Quiet(
-            total=total, initial=done, desc=what, unit=unit, unit_scale=total > 10**5
-        )
+            total=total, initial=done, desc=what, unit=unit, unit_scale=total > 10**5,
+            mininterval=0.1 if seen else 10,
+        )  # fmt: skip
 
     def to(self, done: float) -> None:
         self.bar.update(int(done) - self.bar.n)
