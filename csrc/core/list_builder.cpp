@@ -146,6 +146,7 @@ void ListBuilder::write_list(idx_t list_no, std::uint8_t* blocks, std::uint8_t* 
   const idx_t begin = begin_[at], n = count.n;
   check(next_[at] - begin == n, "list ", list_no, ": expected the ", n,
         " vectors that were counted, got ", next_[at] - begin);
+  if (n == 0) return;
   std::vector<std::pair<idx_t, idx_t>> order;  // id, and its record
   order.reserve(static_cast<std::size_t>(n));
   for (idx_t i = 0; i < n; ++i) order.emplace_back(load_id(record(begin + i)), begin + i);
@@ -164,7 +165,7 @@ void ListBuilder::write_list(idx_t list_no, std::uint8_t* blocks, std::uint8_t* 
     for (idx_t b = 0; b < code_size_; ++b) block[b * kScanBlock + column] = from[b];
   }
 
-  bool counted = n == 0 || (order.front().first == count.least && order.back().first == count.most);
+  bool counted = order.front().first == count.least && order.back().first == count.most;
   if (count.are_offsets) {
     for (idx_t i = 0; i < n; ++i) counted &= order[static_cast<std::size_t>(i)].first == i;
   } else if (counted) {

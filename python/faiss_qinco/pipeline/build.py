@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import _core
+from ..checks import INT64, integer
 from ..index import IndexIVFQINCo
 from ..index_file import index_state, read_index
 from ..pre_transform import IndexPreTransform
@@ -50,6 +51,7 @@ PARTIAL, JOURNAL = ".partial", ".journal"  # what is beside the file while it is
 _ROWS = 1 << 16  # counted at a time
 _WRITTEN = 32 << 20  # bytes written at a time, where lists are not longer
 _SPARE = 16 << 20  # of the memory, for what is not reckoned with
+_OF_LIST = 64  # and of each list: what is in the journal, and where its vectors go
 _NO_FALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -97,6 +99,7 @@ def build(
     BlockingIOError while another process builds the same file; OSError for a full disk: called
     again when there is room, it goes on.
     """
+    memory = integer("memory", memory, 1, INT64[1])
     if isinstance(index, (str, bytes, os.PathLike)):
         index = read_index(os.fsdecode(index))
     leaf = leaf_of(index)
@@ -111,6 +114,9 @@ def build(
         raise MissingFileError(errno.ENOENT, "no such folder to write to", folder)
     if os.path.exists(target) and not os.path.isfile(target):
         raise ValueError(f"out: expected a regular file or a new name, got {target!r}")
+    shards = list(shards)
+    if any(os.path.realpath(os.fsdecode(shard)) == target for shard in shards):
+        raise ValueError(f"out: expected another file than a shard, got {target!r}")
     source = _Shards(*_check_shards(index, leaf, shards, first))
     return build_from(index, source, target, memory, progress)
 
@@ -140,6 +146,7 @@ class Source(Protocol):
 
 def build_from(index: Any, source: Source, target: str, memory: int, progress: bool) -> Built:
     """`build`, of any source; index: trained and empty; target: an absolute path."""
+    memory = integer("memory", memory, 1, INT64[1])
     with _locked(target + PARTIAL) as handle:
         work = _Build(index, leaf_of(index), source, target, handle)
         if not work.resume():
@@ -385,11 +392,7 @@ class _Build:
                 bar.to((i + 1) * n)
                 written = self.ends["blocks"] + self.ends["ids"]
                 for first, last in _cut(written, begin, end, most):
-                    pieces = self.builder.write(first, last, get_num_threads())
-                    for name, data in zip(self.crc, pieces, strict=True):
-                        self.crc[name] = zlib.crc32(data.data, self.crc[name])
-                        at = self.layout.begin(self.names[name]) + int(self.ends[name][first])
-                        self._write(at, data.data)
+                    self._write_lists(first, last)
                 self._sync()
                 self.done = end
                 self.note()
@@ -416,9 +419,17 @@ class _Build:
         for name, crc in self.crc.items():
             self.layout.checksums[self.names[name]] = crc
 
+    def _write_lists(self, first: int, last: int) -> None:
+        """Of the lists that have begun; what was made is gone before there is more."""
+        pieces = self.builder.write(first, last, get_num_threads())
+        for name, data in zip(self.crc, pieces, strict=True):
+            self.crc[name] = zlib.crc32(data.data, self.crc[name])
+            at = self.layout.begin(self.names[name]) + int(self.ends[name][first])
+            self._write(at, data.data)
+
     def _ranges(self, memory: int) -> tuple[list[tuple[int, int]], int]:
         """Ranges of lists whose vectors fit in memory, and how many bytes to write at a time."""
-        taken = resident() + self.source.mapped_nbytes + _SPARE
+        taken = resident() + self.source.mapped_nbytes + _SPARE + _OF_LIST * self.nlist
         most = max(min(_WRITTEN, (memory - taken) // 8), 1)
         longest = {name: int(np.diff(ends).max()) for name, ends in self.ends.items()}
         # What is written, and what each thread sorts.

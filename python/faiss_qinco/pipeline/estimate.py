@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from ..checks import check_matrix
+from ..clustering import points_per_centroid
 from ..codec.codec import QINCoCodec
 from ..codec.config import EFFORTS, resolve_config
 from ..codec.weights import tensor_shapes
@@ -20,6 +21,7 @@ from ..pre_transform import IndexPreTransform
 from ..threads import get_num_threads, library_threads
 from ..training.plan import plan as plan_training
 from ..training.plan import time_of
+from .coarse import memory_of as memory_of_kmeans
 from .encode import ROWS, memory_of
 from .memory import resident, total_memory
 from .model import has_beside
@@ -148,9 +150,9 @@ def _of_training(leaf: Any, n_learn: int) -> list[Stage]:
     if seconds is None:
         seconds = expected.epochs * (expected.epoch_seconds or 0)
     of_kmeans = 0
-    if isinstance(leaf, IndexIVFQINCo):
-        of_kmeans = min(expected.points, leaf.nlist * leaf.cp.max_points_per_centroid)
-    of_kmeans *= 4 * leaf.d
+    if nlist is not None:
+        n_points = min(expected.points, nlist * points_per_centroid(nlist))
+        of_kmeans = memory_of_kmeans(n_points, leaf.d, nlist)
     disk = index_bytes(leaf, 0) + model_memory(leaf) // 2
     note = f"{expected.points:,} vectors, config {expected.name}"
     return [Stage("train", seconds, resident() + max(expected.memory, of_kmeans), disk, note)]

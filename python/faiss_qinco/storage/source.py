@@ -16,7 +16,7 @@ from .container import Array, MissingFileError, Path, reading
 from .vectors import SUFFIXES, describe_vectors, read_vectors, split_name, suffix_of
 
 _VALUES = 1 << 22  # read at a time where rows are picked out
-_DENSE = 32  # of a run: from one row in so many on, it is read whole
+_DENSE = 1024  # of a run: from one row in so many on, it is read whole
 
 
 class VectorSource:

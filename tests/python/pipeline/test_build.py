@@ -112,12 +112,16 @@ KINDS = ["l2", "ip", "length", "nbits 5", "flat", "behind"]
 images: dict[str, np.ndarray] = {}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def shared(trained) -> None:
+    """Those that other tests have made already."""
+    images["l2"], images["ip"] = trained[faiss.METRIC_L2], trained[faiss.METRIC_INNER_PRODUCT]
+
+
 def made(kind: str, learn: np.ndarray) -> Any:
     """An empty index that can be searched, made once."""
     if kind not in images:
         index: Any = {
-            "l2": lambda: new_index(),
-            "ip": lambda: new_index(faiss.METRIC_INNER_PRODUCT),
             "length": lambda: new_index(faiss.METRIC_INNER_PRODUCT),
             "nbits 5": lambda: new_index(nbits=5),
             "flat": lambda: fq.index_factory(128, "QINCo3x4"),
@@ -232,8 +236,16 @@ def test_shards_that_do_not_belong_are_refused(learn, tmp_path) -> None:
         built(index, [a, b, c], tmp_path / "none" / "out")
     with pytest.raises(ValueError, match="out: expected a regular file"):
         built(index, [a, b, c], tmp_path)
+    with pytest.raises(ValueError, match="out: expected another file than a shard"):
+        built(index, [a, b, c], b)
     with pytest.raises(ValueError, match="memory: expected at least"):
         built(index, [a, b, c], tmp_path / "small", memory=1 << 20)
+    with pytest.raises(ValueError, match="memory: expected 1"):
+        built(index, [a, b, c], out, memory=0)
+    with pytest.raises(TypeError, match="memory"):
+        built(index, [a, b, c], out, memory="4GB")
+    with pytest.raises(TypeError):
+        built(index, [1, 2], out)
 
     # Lists that there are not, in a file whose checksums are right.
     bad = Rows(np.full(100, 16, np.uint32), rows.codes[:100], rows.beside[:100], None)

@@ -11,8 +11,9 @@ import pytest
 
 import faiss_qinco as fq
 from faiss_qinco.cli import main
-from faiss_qinco.pipeline import build, encode, estimate
-from faiss_qinco.pipeline.estimate import describe_stages
+from faiss_qinco.pipeline.build import build
+from faiss_qinco.pipeline.encode import encode
+from faiss_qinco.pipeline.estimate import describe_stages, estimate
 
 from ..conftest import new_index, training
 
