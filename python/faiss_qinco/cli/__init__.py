@@ -11,7 +11,9 @@ from typing import Any
 from .. import __version__, demo
 from ..errors import FactoryError
 from . import (
+    append,
     build,
+    compact,
     convert,
     encode,
     evaluation,
@@ -32,6 +34,8 @@ COMMANDS = {
     "train": (train, "vectors to a trained, empty index"),
     "encode": (encode, "vectors to shards of codes, which can be ended and gone on with"),
     "build": (build, "add vectors to an index"),
+    "append": (append, "vectors to a new segment of an index of segments"),
+    "compact": (compact, "the segments of such an index to one"),
     "merge": (merge, "index files of one model to one"),
     "search": (search, "the nearest stored vectors of queries"),
     "eval": (evaluation, "recall and speed of an index, for several settings of its search"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import faiss
@@ -20,6 +20,7 @@ from ..threads import get_num_threads, part_of_threads
 from .model import leaf_of
 from .on_ray import LostWorkerError, Options, require_ray, result, threads_of
 from .segment_manifest import open_segment, read_manifest
+from .segments import SETTINGS, merged
 
 START_SECONDS = 300  # a cluster may have to start machines
 RETRIES = 3  # of a part of a search whose replicas were all lost
@@ -180,12 +181,12 @@ class DistributedIndex:
         return int(self._leaf.nlist)
 
     def __getattr__(self, name: str) -> Any:
-        if name in _SETTINGS:
+        if name in SETTINGS:
             return getattr(self._leaf, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _SETTINGS:
+        if name in SETTINGS:
             setattr(self._leaf, name, value)
             return
         if name == "on_lost" and value not in _ON_LOST:
@@ -245,7 +246,7 @@ class DistributedIndex:
             settings["nprobe"] = probed[0].shape[1]
         sent = (*(self._ray.put(part) for part in (x, *probed)), k, settings, _sent(given.sel))
         found, lost = self._ask(sent)
-        out = Found(_merged(found, k, leaf.metric_type, D, I))
+        out = Found(merged(found, k, leaf.metric_type, D, I))
         if lost:
             names = (file for part in lost for file, _ in part.segments)
             out.missing = tuple(dict.fromkeys(names))
@@ -322,7 +323,6 @@ class DistributedIndex:
 
 
 _ON_LOST = ("retry", "raise", "partial")
-_SETTINGS = ("nprobe", "nshort", "exit_margin", "M_search", "min_codes")
 
 
 class _Worker:
@@ -366,23 +366,7 @@ class _Worker:
                 else:
                     found.append(segment.search_preassigned(x, k, list_no, distance, params=params))
         D, I = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        return _merged(found, k, self.segments[0].metric_type, D, I)  # type: ignore[index]
-
-
-def _merged(
-    found: Sequence[tuple[np.ndarray, np.ndarray]],
-    k: int,
-    metric: int,
-    D: np.ndarray,
-    I: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best k of several results (n, k), by distance and then by id, in D and I."""
-    both = np.hstack([part[0] for part in found])
-    ids = np.hstack([part[1] for part in found])
-    score = -both if metric == faiss.METRIC_INNER_PRODUCT else both
-    best = np.lexsort((ids, score), axis=1)[:, :k]
-    D[...], I[...] = np.take_along_axis(both, best, 1), np.take_along_axis(ids, best, 1)
-    return D, I
+        return merged(found, k, self.segments[0].metric_type, D, I)  # type: ignore[index]
 
 
 def _divided(segments: list[tuple[str, int]], n: int) -> Iterator[tuple[tuple[str, int], ...]]:
