@@ -15,6 +15,7 @@ from .index_file import (
     verify_index,
     write_index,
 )
+from .operating_points import OperatingPoint
 from .params import SearchParametersIVFQINCo
 from .pre_transform import IndexPreTransform
 from .register import register, unregister
@@ -42,6 +43,7 @@ __all__ = [
     "IndexRefineSearchParameters",
     "IndexReplicas",
     "IndexShards",
+    "OperatingPoint",
     "PQQINCoCodec",
     "QINCoCodec",
     "QINCoConfig",

@@ -22,6 +22,7 @@ from .codec.config import QINCoConfig
 from .engine import Engine
 from .index import IndexIVFQINCo, IndexQINCo
 from .index.views import DirectMap
+from .operating_points import from_json, to_json
 from .pre_transform import IndexPreTransform
 from .quantizer_file import quantizer_of
 from .ranking.additive import MOST_WEIGHT
@@ -178,6 +179,8 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
             "next_id": 0 if engine is None else engine.next_id,
         }
         tensors: dict[str, np.ndarray | Stream] = {}
+        if index.operating_points:
+            header["operating_points"] = to_json(index.operating_points)
         if isinstance(index, IndexIVFQINCo):
             header["nprobe"] = index.nprobe
             if index.min_codes:
@@ -259,6 +262,7 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
     else:
         index.exit_margin = math.inf
     # Files of before these have none.
+    index.operating_points = from_json(header.get("operating_points"))
     if header.get("M_search") is not None:
         index.M_search = take_number(header, "M_search", int, 1, M)
     index.length_correction = "length_correction" in header and take_value(

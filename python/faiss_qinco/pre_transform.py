@@ -83,6 +83,7 @@ class IndexPreTransform:
     verbose, ntotal, metric_type, metric_arg = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     nlist, M, nbits, code_size = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     codec, config, lists, next_id = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
+    operating_points = _OfIndex()
 
     def __init__(
         self,
@@ -144,6 +145,10 @@ class IndexPreTransform:
         for an untrained transform, ValueError (also an AssertionError) for a wrong dimension.
         """
         return _apply(self._trained_chain(), as_matrix(x, self.d))
+
+    def tune(self, queries: np.ndarray, groundtruth: np.ndarray, **settings: Any) -> Any:
+        """As of the index inside, with queries (n, d) before the transforms."""
+        return self.index.tune(self.apply_chain(queries), groundtruth, **settings)
 
     @takes_tensors
     def reverse_chain(self, xt: np.ndarray) -> np.ndarray:

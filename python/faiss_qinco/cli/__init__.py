@@ -24,6 +24,7 @@ from . import (
     search,
     train,
     train_coarse,
+    tune,
     verify,
 )
 
@@ -39,6 +40,7 @@ COMMANDS = {
     "merge": (merge, "index files of one model to one"),
     "search": (search, "the nearest stored vectors of queries"),
     "eval": (evaluation, "recall and speed of an index, for several settings of its search"),
+    "tune": (tune, "settings of searches that are worth it, kept in the index"),
     "inspect": (inspect, "a page that shows what goes on inside a codec or an index"),
     "convert": (convert, "published models and faiss indexes of QINCo codes, from and to"),
     "info": (info, "what a file holds, or what runs here"),

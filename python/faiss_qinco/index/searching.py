@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from ..checks import as_matrix, check_buffer, check_matrix, filled, number, result_buffers
+from ..explore import explore, params_of
+from ..operating_points import OperatingPoint, choose
 from ..params import Defaults, Resolved, resolve_params
 from ..tensors import takes_tensors
 from ..threads import get_num_threads
@@ -38,7 +40,8 @@ class Searching(Settings):
         x : (n, d) queries, any real dtype; torch tensors give tensors back.
         k : results per query.
         params : `SearchParametersIVFQINCo` (or `faiss.SearchParametersIVF`); None: the index's
-            nprobe and nshort.
+            nprobe and nshort; or what an operating point is to have (see `tune`): "r@1>=.45" for
+            the fastest with that recall, "latency<=2ms" for the best in that time, or its name.
         D, I : buffers (n, k) float32 and int64 to fill and return.
 
         Returns
@@ -99,7 +102,48 @@ class Searching(Settings):
             engine.search(x, k, resolved, probed, D, I, "cpu", entries)
             yield entries[0].ravel(), entries[1].ravel()
 
+    @takes_tensors
+    def tune(
+        self,
+        queries: np.ndarray,
+        groundtruth: np.ndarray,
+        *,
+        k: int = 10,
+        nprobe: Sequence[int] | None = None,
+        nshort: Sequence[int] | None = None,
+        efSearch: Sequence[int] | None = None,
+        single: bool = False,
+        progress: bool = True,
+    ) -> list[OperatingPoint]:
+        """Find operating points: settings of which no other is both faster and better, as
+        `faiss.ParameterSpace.explore` does, and keep them in `operating_points`.
+
+        Parameters
+        ----------
+        queries : (n, d), any real dtype; some hundred tell recall to a few points.
+        groundtruth : (n, 1 or more) ids, the nearest first, of which the first counts.
+        k : results of a search, default 10.
+        nprobe, nshort : values to try; None: powers of 2 up to 256 lists, and 0 to 500. An nshort
+            below k is k. efSearch: of a quantizer that is an HNSW graph; None: 16 and 64.
+        single : whether to time queries one by one (the median counts), not all at once.
+        progress : shows a bar.
+
+        Takes two searches with the largest nshort for each nprobe, which tell what all others
+        find, and one for each setting that may be worth it. Times are of this machine with the
+        threads that are set. Returns the points, the fastest first. What is added later is not in
+        their recall. Raises as `search`, and ValueError for another shape or values.
+        """
+        self._check_trained()
+        x = as_matrix(queries, self.d)
+        found = explore(
+            self, x, np.asarray(groundtruth), k, nprobe, nshort, efSearch, single, progress
+        )
+        self.operating_points = found
+        return found
+
     def _resolve(self, params: Any) -> Resolved:
+        if isinstance(params, str):
+            params = params_of(choose(self._operating_points, params))
         return resolve_params(params, self._defaults(), self.M)
 
     def _defaults(self) -> Defaults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -12,6 +13,7 @@ from ..coarse import NoLists, Quantizer
 from ..codec.codec import QINCoCodec
 from ..codec.config import QINCoConfig, check_bool, resolve_config
 from ..engine import Engine
+from ..operating_points import OperatingPoint, from_json, to_json
 from ..params import MOST_CODES
 from ..ranking.additive import DEFAULT_WEIGHT, MOST_WEIGHT
 from ..threads import get_num_threads
@@ -24,7 +26,8 @@ class Settings:
 
     __slots__ = (
         "M", "_M_search", "__weakref__", "_additive_weight", "_coarse", "_config", "_engine",
-        "_exit_margin", "_length_correction", "_min_codes", "_nshort", "_rerank_device", "d",
+        "_exit_margin", "_length_correction", "_min_codes", "_nshort", "_operating_points",
+        "_rerank_device", "d",
         "metric_arg", "metric_type", "nbits", "nlist", "training", "verbose",
     )  # fmt: skip
 
@@ -50,6 +53,7 @@ class Settings:
         self._nshort: int | None = None
         self._M_search: int | None = None
         self._min_codes = 0
+        self._operating_points: list[OperatingPoint] = []
         self._exit_margin, self._rerank_device = 1.0, "cpu"
         self._length_correction = metric == faiss.METRIC_INNER_PRODUCT
         self._additive_weight = DEFAULT_WEIGHT
@@ -104,6 +108,19 @@ class Settings:
     @nshort.setter
     def nshort(self, value: int | None) -> None:
         self._nshort = None if value is None else size("nshort", value)
+
+    @property
+    def operating_points(self) -> list[OperatingPoint]:
+        """What `tune` has found, the fastest first, for `params="r@1>=.45"` in searches; kept in
+        files and copies. To be set to other ones, or to none."""
+        return list(self._operating_points)
+
+    @operating_points.setter
+    def operating_points(self, points: Sequence[OperatingPoint]) -> None:
+        points = list(points)
+        if not all(isinstance(point, OperatingPoint) for point in points):
+            raise TypeError("operating_points: expected OperatingPoint objects")
+        self._operating_points = from_json(to_json(points))  # which checks that names differ
 
     @property
     def exit_margin(self) -> float:

@@ -68,6 +68,7 @@ class Training(Settings):
             n_later=min(len(data), POINTS_PER_CODEWORD * self.M << self.nbits),
         )  # fmt: skip
         self._engine = self._searchable(codec, data, centroids, list_no, budget)
+        self._operating_points = []
         remove_checkpoint(self.training)
 
     def train_from_codec(self, x: np.ndarray, codec: QINCoCodec) -> None:
@@ -88,6 +89,7 @@ class Training(Settings):
             found = codec.measure(data[rows], lists, device=self.training.device)
             codec = codec.with_statistics(found)
         self._engine = self._searchable(codec, data, centroids, list_no, budget)
+        self._operating_points = []
 
     def distill(self, x: np.ndarray) -> None:
         """Give a trained index a student of its codec, or a new one, with margins calibrated anew:
