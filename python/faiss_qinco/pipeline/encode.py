@@ -114,7 +114,7 @@ def encode(
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
         "fingerprint": fingerprint_of(index), "n": n, "rows_per_shard": rows_per_shard,
-        "d": index.d, "vectors": _sample_of(x), "ids": None if ids is None else _sample_of(ids),
+        "d": index.d, "vectors": sample_of(x), "ids": None if ids is None else sample_of(ids),
         "effort": effort,
     }  # fmt: skip
     _agree(folder / MANIFEST, manifest)
@@ -190,7 +190,7 @@ def _agree(path: FilePath, manifest: dict[str, Any]) -> None:
             )
 
 
-def _sample_of(x: Any) -> list[int]:
+def sample_of(x: Any) -> list[int]:
     """What tells these rows from others, cheaply: how many, and some spread over all."""
     rows = np.unique(np.linspace(0, max(len(x) - 1, 0), _SPREAD).astype(np.int64))[: len(x)]
     return [len(x), zlib.crc32(np.ascontiguousarray(x[rows]).tobytes())]

@@ -38,7 +38,8 @@ def merge_indexes(
     ----------
     files : IndexIVFQINCo, or IndexPreTransform around one, each with vectors of its own. Settings
         are those of the first.
-    out : as of `build`; killed and called again, the same call goes on. It may be one of `files`.
+    out : as of `build`; killed and called again, the same call goes on. It is none of `files`: who
+        merged again after the end would store the others twice.
     shift_ids : ids of each file get those before it added (their ntotal), as in
         `faiss.contrib.ondisk.merge_ondisk`; else they stay, as in `merge_from(other, 0)`. An id may
         be there several times, as in FAISS.
@@ -46,19 +47,22 @@ def merge_indexes(
 
     Each file is read whole and its checksums compared before anything is written.
 
-    Raises ValueError for no files, or those of different models, and says what differs; TypeError
-    for an index of another kind; FileFormatError for a file that is damaged; and as `build`.
+    Raises ValueError for no files, one twice, an out that is one of them, or those of different
+    models, and says what differs; TypeError for an index of another kind; FileFormatError for a
+    file that is damaged; and as `build`.
     """
-    if not files:
-        raise ValueError("files: expected at least one")
     names = [os.path.realpath(os.fsdecode(file)) for file in files]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"files: expected at least one, and each once, got {len(names)}")
     target = os.path.realpath(os.fsdecode(out))
     if os.path.isdir(target):
         raise IsADirectoryError(errno.EISDIR, "expected a file to write, got a folder", target)
+    if target in names:
+        raise ValueError(f"out: expected another file than those that are merged, got {target!r}")
     template = _open(names[0])
     source = _Indexes(names, fingerprint_of(template), shift_ids)
     template.reset()  # in memory alone
-    for name in dict.fromkeys(names):
+    for name in names:
         verify_index(name, progress)
     return build_from(template, source, target, memory, progress)
 

@@ -22,7 +22,9 @@ from ..storage.container import Path
 from ..tensors import takes_tensors
 from ..threads import get_num_threads
 from .build import MEMORY, build
-from .encode import encode, shards_of
+from .encode import MANIFEST as CODES_MANIFEST
+from .encode import encode, sample_of, shards_of
+from .encode import read_manifest as read_codes_manifest
 from .merge import merge_indexes
 from .model import leaf_of
 from .segment_manifest import MANIFEST, commit, open_segment, read_manifest, segments_of
@@ -178,13 +180,20 @@ def append(
         progress : as of `encode` and `build`. index : trained and empty, for the first segment.
 
     Returns the segment's file. Killed before the end, nothing has changed, but for a folder of that
-    file's name and ".codes", which the same call goes on with. Raises as those two, and
-    BlockingIOError while another process appends or compacts.
+    file's name and ".codes", which the same call goes on with; the vectors are stored once. Raises
+    as those two, and BlockingIOError while another process appends or compacts.
     """
     os.makedirs(os.fsdecode(folder), exist_ok=True)
     with _alone(folder):
         found = read_manifest(folder)[1] if os.path.exists(_manifest(folder)) else []
         files = [file for file, _ in found]
+        if files and os.path.exists(codes := _codes_of(files[-1])):
+            # Of a call that was killed when all but this was done.
+            manifest = codes / CODES_MANIFEST
+            same = manifest.exists() and read_codes_manifest(codes)["vectors"] == sample_of(x)
+            _forget(codes)
+            if same:
+                return files[-1]
         if files:
             index = read_index(files[0], faiss.IO_FLAG_MMAP)
             index.reset()  # in memory alone
@@ -194,11 +203,11 @@ def append(
         if ids is None:
             ids = np.arange(ntotal, ntotal + len(x))
         out = _next_name(folder, files)
-        codes = FilePath(f"{out}.codes")
+        codes = _codes_of(out)
         encode(index, x, codes, ids=ids, effort=effort, progress=progress)
         build(index, shards_of(codes), out, memory=memory, progress=progress)
         commit(folder, [*files, out])
-        shutil.rmtree(codes)
+        _forget(codes)
     return out
 
 
@@ -218,6 +227,18 @@ def compact(folder: Path, *, memory: int = MEMORY, progress: bool = True) -> Fil
             if os.path.dirname(os.path.realpath(file)) == here:
                 file.unlink()
     return out
+
+
+def _codes_of(segment: FilePath) -> FilePath:
+    return FilePath(f"{segment}.codes")
+
+
+def _forget(codes: FilePath) -> None:
+    """Delete codes, and last of them what says which they were."""
+    for file in codes.iterdir():
+        if file.name != CODES_MANIFEST:
+            file.unlink()
+    shutil.rmtree(codes)
 
 
 def _manifest(folder: Path) -> str:

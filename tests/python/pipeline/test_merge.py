@@ -167,10 +167,13 @@ def test_a_damaged_file_is_refused_wherever_it_is_damaged(empty, base, tmp_path)
     assert not [*tmp_path.glob("out*")]
 
 
-def test_onto_one_of_them(empty, base, tmp_path) -> None:
+def test_not_onto_one_of_them(empty, base, tmp_path) -> None:
+    """Killed behind the last step and called again, it would store the others twice."""
     files = parts(empty, base[:400], np.arange(400), tmp_path, [200])
-    expected = merge(files, tmp_path / "out.fqi")
-    assert merge(files, files[0]) == expected
+    (tmp_path / "link.fqi").symlink_to(files[1])
+    for out in (files[0], tmp_path / "link.fqi"):
+        with pytest.raises(ValueError, match="another file than those that are merged"):
+            merge(files, out)
 
 
 def test_killed_at_any_moment(empty, base, tmp_path) -> None:
