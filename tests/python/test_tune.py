@@ -90,7 +90,7 @@ def test_of_another_training_they_are_gone(filled, learn, queries, truth) -> Non
     filled.tune(queries, truth, **GRID)
     filled.reset()
     assert filled.operating_points
-    make_searchable(filled, learn)
+    make_searchable(filled, learn[:2000])
     assert filled.operating_points == []
 
 
@@ -118,7 +118,7 @@ def test_other_indexes(learn, base, queries, truth) -> None:
         ("QINCo4x8", {}),
     ):
         index = fq.index_factory(128, factory)
-        make_searchable(index, learn)
+        make_searchable(index, learn[:2000])
         index.add(base[:3000])
         points = index.tune(queries[:100], truth[:100], nshort=[0, 50], progress=False, **more)
         assert points == index.operating_points and points[-1].recall[1] > 0.1

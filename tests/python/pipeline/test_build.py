@@ -129,7 +129,7 @@ def made(kind: str, learn: np.ndarray) -> Any:
         }[kind]()
         if kind == "length":
             index.length_correction = True
-        make_searchable(index, learn)
+        make_searchable(index, learn[:2000])
         images[kind] = fq.serialize_index(index)
     return fq.deserialize_index(images[kind])
 
@@ -439,7 +439,7 @@ print(peak - memory)
 def test_the_memory_is_kept(learn, tmp_path) -> None:
     index = fq.IndexIVFQINCo(faiss.IndexFlatL2(128), 128, 200, 4, 8, faiss.METRIC_L2, TINY)
     index.quantizer.add(learn[:200])
-    make_searchable(index, learn)
+    make_searchable(index, learn[:2000])
     fq.write_index(index, tmp_path / "trained")
     some = random_rows(index, 250_000, np.random.default_rng(0), even=True)
     n, shards = 0, []

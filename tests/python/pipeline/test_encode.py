@@ -52,7 +52,7 @@ def stored(index: fq.IndexIVFQINCo) -> tuple[np.ndarray, ...]:
 def test_the_codes_that_add_stores(learn, base, tmp_path, metric, length_correction) -> None:
     index = new_index(metric)
     index.length_correction = length_correction
-    make_searchable(index, learn)
+    make_searchable(index, learn[:2000])
     x = base[:1000].copy()
     x[[0, 500, 999]] = np.nan
     shards = run(index, x, tmp_path / "codes")
@@ -77,7 +77,7 @@ def test_an_index_behind_a_transform_and_one_without_lists(learn, base, tmp_path
     behind = fq.index_factory(128, "PCA32,IVF16,QINCo4x8")
     flat = fq.index_factory(128, "QINCo4x8")
     for name, index in (("behind", behind), ("flat", flat)):
-        make_searchable(index, learn)
+        make_searchable(index, learn[:2000])
         shards = run(index, base[:700], tmp_path / name)
         index.add(base[:700])
         leaf = getattr(index, "index", index)
@@ -119,7 +119,7 @@ def test_a_folder_of_something_else(empty, learn, base, tmp_path) -> None:
     before = contents(tmp_path)
     other = new_index()
     other.cp.seed += 1
-    make_searchable(other, learn)
+    make_searchable(other, learn[:2000])
     moved = x.copy()
     moved[-1, 0] += 1
     for what, args, more in (

@@ -57,7 +57,7 @@ def parts(index: Any, x: np.ndarray, ids: np.ndarray, folder: Path, cuts: list[i
 def test_as_one_built_at_once(learn, base, queries, tmp_path, metric, length_correction) -> None:
     index = new_index(metric)
     index.length_correction = length_correction
-    make_searchable(index, learn)
+    make_searchable(index, learn[:2000])
     x = base[:1500].copy()
     x[[3, 900]] = np.nan
     ids = np.random.default_rng(0).integers(0, 1 << 40, len(x))
@@ -115,7 +115,7 @@ def test_ids_shifted_and_numbers_that_follow(empty, base, tmp_path) -> None:
 
 def test_behind_a_transform(learn, base, tmp_path) -> None:
     index = fq.index_factory(128, "PCA32,IVF16,QINCo4x8")
-    make_searchable(index, learn)
+    make_searchable(index, learn[:2000])
     ids = np.arange(600)
     expected = whole(index, base[:600], ids, tmp_path)
     assert merge(parts(index, base[:600], ids, tmp_path, [250]), tmp_path / "out.fqi") == expected
@@ -130,10 +130,10 @@ def test_other_models_and_kinds_are_refused(empty, learn, base, tmp_path) -> Non
     one = written(empty, "one.fqi")
     other = new_index()
     other.cp.seed += 1
-    make_searchable(other, learn)
+    make_searchable(other, learn[:2000])
     other.add(base[:100])
     flat = fq.index_factory(128, "QINCo4x8")
-    make_searchable(flat, learn)
+    make_searchable(flat, learn[:2000])
     for wrong, error, match in (
         (
             written(other, "other.fqi"),

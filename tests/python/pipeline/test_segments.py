@@ -87,7 +87,7 @@ def test_settings(folder, base, queries) -> None:
 def test_other_kinds(learn, base, queries, tmp_path) -> None:
     """Behind a transform, with inner product, a quantizer that is not flat."""
     index = fq.index_factory(128, "PCA32,IVF16_HNSW8,QINCo4x8", faiss.METRIC_INNER_PRODUCT)
-    make_searchable(index, learn)
+    make_searchable(index, learn[:2000])
     index.add(base[:500])
     index.index.nprobe = 16
     fq.write_index(index, tmp_path / "a.fqi")
