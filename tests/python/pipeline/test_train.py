@@ -25,6 +25,14 @@ def train(x: np.ndarray, folder: Path) -> None:
     fq.write_index(index, folder / "trained.fqi")
 
 
+def stamp(path: Path) -> int:
+    """When a file was written; 0: it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def test_killed_at_any_moment(learn, tmp_path, monkeypatch) -> None:
     """With SIGKILL, at twenty random moments."""
     pytest.importorskip("torch", reason="trains")
@@ -35,17 +43,21 @@ def test_killed_at_any_moment(learn, tmp_path, monkeypatch) -> None:
     for i in range(22):
         folder = killed if i else whole
         folder.mkdir(exist_ok=True)
-        before = checkpoint.stat().st_ino if checkpoint.exists() else None
+        before = stamp(checkpoint)
         if (process := os.fork()) == 0:
             train(x, folder)
             os._exit(0)
+        ended = status = 0
         if 0 < i < 21:
-            if i % 2:  # after there was another checkpoint; else before, perhaps
-                while not checkpoint.exists() or checkpoint.stat().st_ino == before:
-                    time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.1))
-            os.kill(process, signal.SIGKILL)
-        status = os.waitpid(process, 0)[1]
+            # After there was another checkpoint, unless it ends before; else at any moment.
+            while i % 2 and not ended and stamp(checkpoint) in (0, before):
+                time.sleep(0.001)
+                ended, status = os.waitpid(process, os.WNOHANG)
+            if not ended:
+                time.sleep(rng.uniform(0, 0.1))
+                os.kill(process, signal.SIGKILL)
+        if not ended:
+            status = os.waitpid(process, 0)[1]
         assert i or status == 0
     assert status == 0
     assert (killed / "trained.fqi").read_bytes() == (whole / "trained.fqi").read_bytes()
