@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/heads.hpp"
 
 namespace fq::bind {
 namespace {
@@ -431,25 +432,9 @@ void import_lists(Engine& self, const Ids& sizes, const py::function& rows, idx_
 
 // -- as it lies in memory -----------------------------------------------------------------------
 
-// sizes and least ids (nlist) int64; (nlist, 3) uint32 and (nlist, 2) uint8 of the ids.
 py::tuple heads(const Engine& self) {
   const Reading reading(self);
-  const idx_t n = self.nlist();
-  Ids sizes(n), least(n);
-  Array<std::uint32_t> made({n, idx_t{3}});
-  Bytes bits({n, idx_t{2}});
-  for (idx_t l = 0; l < n; ++l) {
-    const InvertedLists::Head head = self.lists().head(l);
-    const SortedIds::Head& sorted = head.ids.sorted;
-    sizes.mutable_at(l) = head.n;
-    least.mutable_at(l) = sorted.least;
-    made.mutable_at(l, 0) = sorted.n;
-    made.mutable_at(l, 1) = sorted.n_made;
-    made.mutable_at(l, 2) = sorted.n_words;
-    bits.mutable_at(l, 0) = static_cast<std::uint8_t>(sorted.low_bits);
-    bits.mutable_at(l, 1) = static_cast<std::uint8_t>(head.ids.width);
-  }
-  return py::make_tuple(sizes, least, made, bits);
+  return heads_of(self.nlist(), [&](idx_t l) { return self.lists().head(l); });
 }
 
 std::vector<const fq::Bytes*> section_parts(const Engine& self, bool ids, idx_t list_no) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/heads.hpp"
 
 namespace fq::bind {
 namespace {
@@ -57,22 +58,7 @@ void set_counts(ListBuilder& self, const Ids& sizes, const Ids& least, const Ids
 }
 
 py::tuple heads(const ListBuilder& self) {
-  const idx_t n = self.nlist();
-  Ids sizes(n), least(n);
-  Numbers made({n, idx_t{3}});
-  Bytes bits({n, idx_t{2}});
-  for (idx_t l = 0; l < n; ++l) {
-    const InvertedLists::Head head = self.head(l);
-    const SortedIds::Head& sorted = head.ids.sorted;
-    sizes.mutable_at(l) = head.n;
-    least.mutable_at(l) = sorted.least;
-    made.mutable_at(l, 0) = sorted.n;
-    made.mutable_at(l, 1) = sorted.n_made;
-    made.mutable_at(l, 2) = sorted.n_words;
-    bits.mutable_at(l, 0) = static_cast<std::uint8_t>(sorted.low_bits);
-    bits.mutable_at(l, 1) = static_cast<std::uint8_t>(head.ids.width);
-  }
-  return py::make_tuple(sizes, least, made, bits);
+  return heads_of(self.nlist(), [&](idx_t l) { return self.head(l); });
 }
 
 py::tuple nbytes(const ListBuilder& self) {
