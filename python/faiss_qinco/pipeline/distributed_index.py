@@ -11,16 +11,15 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from .. import _core
 from ..checks import as_matrix, integer, number, result_buffers
 from ..params import SearchParametersIVFQINCo
 from ..pre_transform import IndexPreTransform
 from ..storage.container import Path
-from ..threads import get_num_threads, part_of_threads
+from ..threads import part_of_threads
 from .model import leaf_of
 from .on_ray import LostWorkerError, Options, require_ray, result, threads_of
 from .segment_manifest import open_segment, read_manifest
-from .segments import SETTINGS, merged
+from .segments import SETTINGS, merged, probed, search_each
 
 START_SECONDS = 300  # a cluster may have to start machines
 RETRIES = 3  # of a part of a search whose replicas were all lost
@@ -235,25 +234,19 @@ class DistributedIndex:
             raise RuntimeError(f"{bound[0]}: expected 0 where workers have some lists each")
         if resolved.min_codes and given.quantizer_params is not None:
             raise RuntimeError("quantizer_params: expected none beside min_codes")
-        probed: tuple[Any, Any] = (None, None)
-        if not resolved.min_codes:
-            probed = leaf._probe(x, resolved)
-            if probed[0] is None:
-                nprobe = min(given.nprobe, leaf.nlist)
-                probed = _core.assign(
-                    leaf._engine.centroids, x, nprobe, leaf.metric_type, get_num_threads()
-                )
-            settings["nprobe"] = probed[0].shape[1]
-        sent = (*(self._ray.put(part) for part in (x, *probed)), k, settings, _sent(given.sel))
+        lists = probed(leaf, x, resolved)
+        if lists[0] is not None:
+            settings["nprobe"] = lists[0].shape[1]
+        sent = (*(self._ray.put(part) for part in (x, *lists)), k, settings, _sent(given.sel))
         found, lost = self._ask(sent)
         out = Found(merged(found, k, leaf.metric_type, D, I))
         if lost:
             names = (file for part in lost for file, _ in part.segments)
             out.missing = tuple(dict.fromkeys(names))
             if self._parts[0].lists:
-                lists = np.arange(leaf.nlist)
+                every = np.arange(leaf.nlist)
                 numbers = [part.lists[0] for part in lost if part.lists]
-                out.missing_lists = lists[np.isin(lists % len(self._parts), numbers)]
+                out.missing_lists = every[np.isin(every % len(self._parts), numbers)]
         return out
 
     def _ask(self, sent: tuple[Any, ...]) -> tuple[list[Any], list[_Part]]:
@@ -333,13 +326,16 @@ class _Worker:
         self.part, self.fingerprint, self.n_threads = part, fingerprint, n_threads
         self.segments: list[Any] | None = None
 
-    def open(self) -> list[Any]:
+    def open(self) -> None:
+        self._opened()
+
+    def _opened(self) -> list[Any]:
         if self.segments is None:
             self.segments = [
                 leaf_of(open_segment(file, self.fingerprint, ntotal))
                 for file, ntotal in self.part.segments
             ]
-        return []
+        return self.segments
 
     def about(self) -> dict[str, Any]:
         return {
@@ -353,20 +349,13 @@ class _Worker:
         self, x: np.ndarray, list_no: np.ndarray | None, distance: np.ndarray | None, k: int,
         settings: dict[str, Any], sel: Any,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        self.open()
         params = SearchParametersIVFQINCo(**settings, sel=_received(sel))
         if self.part.lists is not None and list_no is not None:
             mine, of = self.part.lists
             list_no = np.where(list_no % of == mine, list_no, -1)
-        found = []
-        with part_of_threads(self.n_threads):
-            for segment in self.segments or ():
-                if list_no is None:
-                    found.append(segment.search(x, k, params=params))
-                else:
-                    found.append(segment.search_preassigned(x, k, list_no, distance, params=params))
         D, I = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        return merged(found, k, self.segments[0].metric_type, D, I)  # type: ignore[index]
+        with part_of_threads(self.n_threads):
+            return search_each(self._opened(), x, k, (list_no, distance), params, D, I)
 
 
 def _divided(segments: list[tuple[str, int]], n: int) -> Iterator[tuple[tuple[str, int], ...]]:

@@ -17,6 +17,7 @@ import numpy as np
 from .. import _core
 from ..checks import INT64, as_matrix, integer, result_buffers
 from ..index_file import read_index
+from ..params import Resolved
 from ..pre_transform import IndexPreTransform
 from ..storage.container import Path
 from ..tensors import takes_tensors
@@ -116,20 +117,10 @@ class IndexSegments:
         first = self._leaves[0]
         k, D, I = result_buffers(k, len(x), D, I)
         resolved = first._resolve(params)
-        if resolved.min_codes:  # says where a search goes on: each segment's own
-            found = [leaf.search(x, k, params=params) for leaf in self._leaves]
-        else:
-            list_no, distance = first._probe(x, resolved)
-            if list_no is None:
-                nprobe = min(resolved.given.nprobe, first.nlist)
-                list_no, distance = _core.assign(
-                    first._engine.centroids, x, nprobe, first.metric_type, get_num_threads()
-                )
-            found = [
-                leaf.search_preassigned(x, k, list_no, distance, params=params)
-                for leaf in self._leaves
-            ]
-        return merged(found, k, first.metric_type, D, I)
+        if isinstance(params, str):  # one of the first segment's operating points
+            params = resolved.given
+        lists = probed(first, x, resolved)
+        return search_each(self._leaves, x, k, lists, params, D, I)
 
     @takes_tensors
     def reconstruct(self, key: int) -> np.ndarray:
@@ -144,6 +135,33 @@ class IndexSegments:
                     x = segment.reverse_chain(x)
                 return np.asarray(x[0])
         raise RuntimeError(f"key: no segment has id {key}")
+
+
+Lists = tuple[np.ndarray | None, np.ndarray | None]
+
+
+def probed(leaf: Any, x: np.ndarray, resolved: Resolved) -> Lists:
+    """The lists (n, nprobe) that queries x (n, d) float32 visit in all segments, and their
+    distances; Nones with min_codes: each segment then says by itself how far a search goes."""
+    if resolved.min_codes:
+        return None, None
+    found: Lists = leaf._probe(x, resolved)
+    if found[0] is not None:
+        return found
+    nprobe = min(resolved.given.nprobe, leaf.nlist)
+    return _core.assign(leaf._engine.centroids, x, nprobe, leaf.metric_type, get_num_threads())
+
+
+def search_each(
+    leaves: Sequence[Any], x: np.ndarray, k: int, lists: Lists, params: Any, D: np.ndarray,
+    I: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The best k of what each segment finds in these lists, of `probed`, in D and I."""
+    if lists[0] is None:
+        found = [leaf.search(x, k, params=params) for leaf in leaves]
+    else:
+        found = [leaf.search_preassigned(x, k, *lists, params=params) for leaf in leaves]
+    return merged(found, k, leaves[0].metric_type, D, I)
 
 
 def merged(

@@ -74,6 +74,9 @@ def test_settings(folder, base, queries) -> None:
     assert [leaf.nprobe for leaf in index.segments] == [3, 3]
     params = fq.SearchParametersIVFQINCo(nprobe=3, nshort=0)
     equal(index.search(queries, 4), IndexSegments(folder).search(queries, 4, params=params))
+    point = fq.OperatingPoint("quick", {"nprobe": 3, "nshort": 0}, {1: 0.5}, 0.001)
+    index.segments[0].operating_points = [point]  # no other segment has it
+    equal(index.search(queries, 4, params="r@1>=.5"), index.search(queries, 4, params=params))
     index.min_codes = 500
     assert (index.search(queries, 4)[1] >= 0).all()
     D, I = np.empty((500, 4), np.float32), np.empty((500, 4), np.int64)
