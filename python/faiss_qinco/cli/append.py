@@ -10,10 +10,9 @@ import time
 from ..codec.config import EFFORTS
 from ..index_file import read_index
 from ..pipeline.build import MEMORY
-from ..pipeline.memory import parse_bytes
 from ..pipeline.segments import append
 from ..storage.source import open_vectors
-from ..tools.options import add_files, add_threads, argument, read_ids, use_threads
+from ..tools.options import add_files, add_memory, add_threads, read_ids, use_threads
 
 EXAMPLE = "faiss-qinco append --segments photos --base today.npy --index trained.fqi"
 
@@ -29,10 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ids", metavar="FILE", help="their ids, integers (default: on from those that are there)"
     )
     parser.add_argument("--effort", choices=EFFORTS, default="balanced", help="as of encode")
-    parser.add_argument(
-        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES", default=MEMORY,
-        help=f"that the process may take, such as 8GB (default: {MEMORY >> 30}GiB)",
-    )  # fmt: skip
+    add_memory(
+        parser, f"that the process may take, such as 8GB (default: {MEMORY >> 30}GiB)", MEMORY
+    )
     add_threads(parser)
 
 

@@ -10,14 +10,13 @@ import time
 
 from ..index_file import read_index, write_index
 from ..pipeline.build import MEMORY, build
-from ..pipeline.memory import parse_bytes
 from ..progress import progress_bar
 from ..storage.source import open_vectors
 from ..tools.options import (
     BLOCK,
     add_files,
+    add_memory,
     add_threads,
-    argument,
     check_out,
     read_ids,
     use_threads,
@@ -37,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ids", metavar="FILE",
         help="with --base: their ids, integers (default: on from those in the index)",
     )  # fmt: skip
-    parser.add_argument(
-        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES",
-        help="with --codes: what the process may take, such as 8GB; the less, the more often the "
+    add_memory(
+        parser,
+        "with --codes: what the process may take, such as 8GB; the less, the more often the "
         f"codes are read (default: {MEMORY >> 30}GiB)",
-    )  # fmt: skip
+    )
     add_threads(parser)
 
 

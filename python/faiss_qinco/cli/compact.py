@@ -6,9 +6,8 @@ from __future__ import annotations
 import argparse
 
 from ..pipeline.build import MEMORY
-from ..pipeline.memory import parse_bytes
 from ..pipeline.segments import compact
-from ..tools.options import add_threads, argument, use_threads
+from ..tools.options import add_memory, add_threads, use_threads
 
 EXAMPLE = "faiss-qinco compact photos --memory 8GB"
 
@@ -16,10 +15,9 @@ EXAMPLE = "faiss-qinco compact photos --memory 8GB"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `faiss-qinco compact`."""
     parser.add_argument("folder", metavar="FOLDER", help="of `append`")
-    parser.add_argument(
-        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES", default=MEMORY,
-        help=f"that the process may take, such as 8GB (default: {MEMORY >> 30}GiB)",
-    )  # fmt: skip
+    add_memory(
+        parser, f"that the process may take, such as 8GB (default: {MEMORY >> 30}GiB)", MEMORY
+    )
     add_threads(parser)
 
 

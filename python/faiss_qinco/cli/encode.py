@@ -10,9 +10,8 @@ import time
 from ..codec.config import EFFORTS
 from ..index_file import read_index
 from ..pipeline.encode import encode
-from ..pipeline.memory import parse_bytes
 from ..storage.source import open_vectors
-from ..tools.options import add_files, add_threads, argument, read_ids, use_threads
+from ..tools.options import add_files, add_memory, add_threads, argument, read_ids, use_threads
 
 EXAMPLE = "faiss-qinco encode --index trained.fqi --base base.u8bin --out codes"
 
@@ -34,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ids", metavar="FILE", help="their ids, integers (default: numbers from 0)"
     )
-    parser.add_argument(
-        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES",
-        help="refuse to start if it would take more, such as 8GB",
-    )  # fmt: skip
+    add_memory(parser, "refuse to start if it would take more, such as 8GB")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or a torch device")
     add_threads(parser)
 

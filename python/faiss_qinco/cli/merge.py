@@ -9,9 +9,8 @@ import os
 import time
 
 from ..pipeline.build import MEMORY
-from ..pipeline.memory import parse_bytes
 from ..pipeline.merge import merge_indexes
-from ..tools.options import add_threads, argument, check_out, use_threads
+from ..tools.options import add_memory, add_threads, check_out, use_threads
 
 EXAMPLE = "faiss-qinco merge monday.fqi tuesday.fqi --out photos.fqi"
 
@@ -24,10 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shift-ids", action="store_true",
         help="add the vectors of the files before it to the ids of each (default: they stay)",
     )  # fmt: skip
-    parser.add_argument(
-        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES", default=MEMORY,
-        help=f"that the process may take, such as 8GB (default: {MEMORY >> 30}GiB)",
-    )  # fmt: skip
+    add_memory(
+        parser, f"that the process may take, such as 8GB (default: {MEMORY >> 30}GiB)", MEMORY
+    )
     add_threads(parser)
 
 

@@ -12,10 +12,9 @@ from ..codec.config import EFFORTS
 from ..factory import index_factory
 from ..index_file import read_index
 from ..pipeline.estimate import describe_stages, estimate
-from ..pipeline.memory import parse_bytes
 from ..storage.source import open_vectors
 from ..tools.evaluate import columns
-from ..tools.options import add_files, add_threads, argument, number, use_threads
+from ..tools.options import add_files, add_memory, add_threads, number, use_threads
 from ..training.config import TrainingConfig
 from .train import METRICS
 
@@ -32,10 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", choices=METRICS, default="l2", help="default: l2")
     parser.add_argument("--seconds", type=number(float), metavar="N", help="to train for")
     parser.add_argument("--effort", choices=EFFORTS, default="balanced", help="of encoding")
-    parser.add_argument(
-        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES",
-        help="that a stage may take (default: a third of the machine's)",
-    )  # fmt: skip
+    add_memory(parser, "that a stage may take (default: a third of the machine's)")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     add_threads(parser)
 

@@ -10,9 +10,8 @@ import time
 from contextlib import suppress
 
 from ..pipeline.coarse import train_coarse, write_coarse
-from ..pipeline.memory import parse_bytes
 from ..storage.source import open_vectors
-from ..tools.options import add_files, add_threads, argument, check_out, number, use_threads
+from ..tools.options import add_files, add_memory, add_threads, check_out, number, use_threads
 from .train import METRICS
 
 EXAMPLE = (
@@ -31,10 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="FILE", help="faiss index file to write: an IndexFlat"
     )
     parser.add_argument("--metric", choices=METRICS, default="l2", help="default: l2")
-    parser.add_argument(
-        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES",
-        help="memory to use at most, such as 8GB; more vectors are then read several times",
-    )  # fmt: skip
+    add_memory(
+        parser, "memory to use at most, such as 8GB; more vectors are then read several times"
+    )
     parser.add_argument(
         "--max-points-per-centroid", type=number(int), metavar="N",
         help="vectors to use for each centroid, at most (default: 256, and down to 64 "

@@ -11,6 +11,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from ..pipeline.memory import parse_bytes
 from ..storage.container import reading
 from ..storage.vectors import read_vectors
 from ..threads import set_num_threads
@@ -53,6 +54,12 @@ def add_files(parser: argparse._ActionsContainer, name: str, help: str, **more: 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=number(int), metavar="N", help="threads to use (default: all)"
+    )
+
+
+def add_memory(parser: argparse.ArgumentParser, help: str, default: int | None = None) -> None:
+    parser.add_argument(
+        "--memory", type=argument("bytes", parse_bytes), metavar="BYTES", default=default, help=help
     )
 
 
