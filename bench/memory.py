@@ -92,18 +92,16 @@ class Grown:
 
 
 def entries(path: str) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]:
-    """The index, and list_no, codes and lengths of what is in it."""
+    """The index, and list_no, codes and extra (`core/extra.hpp`) of what is in it."""
     index = fq.read_index(path, faiss.IO_FLAG_MMAP)
     core = index._engine.core
     sizes = core.sizes()
     codes = np.concatenate([core.get_codes(list_no) for list_no in range(len(sizes))])
     list_no = np.repeat(np.arange(len(sizes)), sizes)
-    lengths = None
-    if index.length_correction:
-        lengths = core.lengths(list_no, codes, core.export_bias(0, len(codes)))
+    extra = index._engine.extras(list_no, codes, core.export_bias(0, len(codes)))
     index.reset()
     order = np.random.default_rng(0).permutation(len(codes))  # as they would come
-    return index, list_no[order], codes[order], None if lengths is None else lengths[order]
+    return index, list_no[order], codes[order], None if extra is None else extra[order]
 
 
 def ids_of(kind: str, n: int) -> np.ndarray | None:
@@ -114,11 +112,11 @@ def ids_of(kind: str, n: int) -> np.ndarray | None:
 
 def ours(path: str, kind: str, out: str) -> dict[str, float]:
     """What the vectors take, and a file of them. The arguments stay in memory."""
-    index, list_no, codes, lengths = entries(path)
+    index, list_no, codes, extra = entries(path)
     ids = ids_of(kind, len(codes))
-    index._engine.core.add(list_no[:0], codes[:0], lengths=None if lengths is None else lengths[:0])
+    index._engine.core.add(list_no[:0], codes[:0], extra=None if extra is None else extra[:0])
     with Grown() as grown:
-        index._engine.core.add(list_no, codes, lengths=lengths, ids=ids)
+        index._engine.core.add(list_no, codes, extra=extra, ids=ids)
     memory, n = index.memory_usage(), len(codes)
     fq.write_index(index, out)
     size = os.path.getsize(out)
@@ -210,7 +208,7 @@ def what_calls_take(folder: Path) -> None:
 
 def make_ours(path: str, gigabytes: float, out: str) -> int:
     """A file of about that size; how many vectors it has."""
-    index, list_no, codes, lengths = entries(path)
+    index, list_no, codes, extra = entries(path)
     core = index._engine.core
     each = index.code_size + 4
     n = int(gigabytes * 1e9 / each)
@@ -226,7 +224,7 @@ def make_ours(path: str, gigabytes: float, out: str) -> int:
         numbers = np.sort(rng.integers(0, n, size))
         core.add(
             np.full(size, i), codes[rows], ids=numbers, n_threads=2,
-            lengths=None if lengths is None else lengths[rows],
+            extra=None if extra is None else extra[rows],
         )  # fmt: skip
     fq.write_index(index, out)
     return int(sizes.sum())

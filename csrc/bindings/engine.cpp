@@ -64,13 +64,13 @@ std::shared_ptr<Engine> make(idx_t nlist, int M, int nbits, int metric, const Fl
                              std::shared_ptr<QincoWeights> weights,
                              std::shared_ptr<EarlyExit> early_exit,
                              std::shared_ptr<QincoWeights> student,
-                             const std::optional<Floats>& bases, bool corrects_length) {
+                             const std::optional<Floats>& bases, bool has_extra) {
   check(tables != nullptr, "tables: expected AdditiveTables, got None");
   check_array("centroids", centroids, {nlist, tables->d()});
   if (bases) check_array("bases", *bases, {nlist, tables->d()});
   return std::make_shared<Engine>(Engine::Parts{
       nlist, M, nbits, to_metric(metric), centroids.data(), std::move(tables), std::move(weights),
-      std::move(early_exit), std::move(student), bases ? bases->data() : nullptr, corrects_length});
+      std::move(early_exit), std::move(student), bases ? bases->data() : nullptr, has_extra});
 }
 
 // A view of a matrix (nlist, d) of the engine.
@@ -159,12 +159,12 @@ py::tuple shortlist_vectors(const Engine& self, const Floats& q, idx_t k, int n_
   Bytes codes({args.n, k, idx_t{self.n_codes(args)}});
   std::vector<float> D(static_cast<std::size_t>(args.n * k));
   idx_t* I_data = I.mutable_data();
-  Floats lengths({self.corrects_length() ? args.n : 0, k});
+  Floats extra({self.has_extra() ? args.n : 0, k});
   const ResultEntries found{list_no.mutable_data(), nullptr, codes.mutable_data(),
-                            lengths.mutable_data()};
+                            extra.mutable_data()};
   without_gil(n_threads,
               [&](const Execution& run) { self.search(args, k, D.data(), I_data, run, found); });
-  return py::make_tuple(I, list_no, codes, lengths);
+  return py::make_tuple(I, list_no, codes, extra);
 }
 
 py::tuple range_search_vectors(const Engine& self, const Floats& q, float radius, int n_codes,
@@ -216,15 +216,15 @@ py::tuple encode_vectors(const Engine& self, const Floats& x, const std::optiona
   return py::make_tuple(found, codes);
 }
 
-void add(Engine& self, const Ids& list_no, const Bytes& codes, const std::optional<Floats>& lengths,
+void add(Engine& self, const Ids& list_no, const Bytes& codes, const std::optional<Floats>& extra,
          const std::optional<Ids>& ids, int n_threads) {
   check_array("list_no", list_no, {kAny});
   const idx_t n = list_no.shape(0);
   check_array("codes", codes, {n, self.M()});
-  if (lengths) check_array("lengths", *lengths, {n});
+  if (extra) check_array("extra", *extra, {n});
   if (ids) check_array("ids", *ids, {n});
   without_gil(n_threads, [&](const Execution& run) {
-    self.add(n, list_no.data(), codes.data(), data_or_null(lengths), data_or_null(ids), run);
+    self.add(n, list_no.data(), codes.data(), data_or_null(extra), data_or_null(ids), run);
   });
 }
 
@@ -245,41 +245,41 @@ idx_t remove_ids(Engine& self, const Ids& ids, int n_threads) {
 }
 
 void update(Engine& self, const Ids& ids, const Ids& list_no, const Bytes& codes,
-            const std::optional<Floats>& lengths, int n_threads) {
+            const std::optional<Floats>& extra, int n_threads) {
   check_array("ids", ids, {kAny});
   const idx_t n = ids.shape(0);
   check_array("list_no", list_no, {n});
   check_array("codes", codes, {n, self.M()});
-  if (lengths) check_array("lengths", *lengths, {n});
+  if (extra) check_array("extra", *extra, {n});
   without_gil(n_threads, [&](const Execution& run) {
-    self.update(n, ids.data(), list_no.data(), codes.data(), data_or_null(lengths), run);
+    self.update(n, ids.data(), list_no.data(), codes.data(), data_or_null(extra), run);
   });
 }
 
 Floats bias_of(const Engine& self, const Ids& list_no, const Bytes& codes,
-               const std::optional<Floats>& lengths, int n_threads) {
+               const std::optional<Floats>& extra, int n_threads) {
   check_array("list_no", list_no, {kAny});
   const idx_t n = list_no.shape(0);
   check_array("codes", codes, {n, self.M()});
-  if (lengths) check_array("lengths", *lengths, {n});
+  if (extra) check_array("extra", *extra, {n});
   Floats out(n);
   float* data = out.mutable_data();
   without_gil(n_threads, [&](const Execution& run) {
-    self.bias(n, list_no.data(), codes.data(), data_or_null(lengths), data, run);
+    self.bias(n, list_no.data(), codes.data(), data_or_null(extra), data, run);
   });
   return out;
 }
 
-Floats lengths_of(const Engine& self, const Ids& list_no, const Bytes& codes, const Floats& ratios,
-                  int n_threads) {
+Floats extras_of(const Engine& self, const Ids& list_no, const Bytes& codes, const Floats& beside,
+                 int n_threads) {
   check_array("list_no", list_no, {kAny});
   const idx_t n = list_no.shape(0);
   check_array("codes", codes, {n, self.M()});
-  check_array("bias", ratios, {n});
+  check_array("bias", beside, {n});
   Floats out(n);
   float* data = out.mutable_data();
   without_gil(n_threads, [&](const Execution& run) {
-    self.lengths(n, list_no.data(), codes.data(), ratios.data(), data, run);
+    self.extras(n, list_no.data(), codes.data(), beside.data(), data, run);
   });
   return out;
 }
@@ -583,15 +583,17 @@ void bind_engine(py::module_& m) {
       .def(
           py::init(&make), py::kw_only(), arg("nlist"), arg("M"), arg("nbits"), arg("metric"),
           arg("centroids"), arg("tables"), arg("weights").none(true), arg("early_exit") = none,
-          arg("student") = none, arg("bases") = none, arg("corrects_length") = false,
+          arg("student") = none, arg("bases") = none, arg("has_extra") = false,
           "centroids (nlist, d) float32, by which lists are chosen, and bases (nlist, d), what the "
           "tables' residuals are to, None: the centroids; both are copied. weights None: tables "
           "only. early_exit: an "
           "EarlyExit, None: a shortlist is decoded to the end. student: weights of a cheaper "
           "model of the same codes, which decodes up to the checkpoints of early_exit. "
-          "corrects_length, with inner product only: decoded vectors are stretched to the lengths "
-          "of those that were added, for which a ratio is stored in place of the bias. ValueError "
-          "where they do not fit together or are not finite. None of them may be changed later.")
+          "has_extra: vectors that are added have a number of their own, which searches give back. "
+          "L2: it is added to their bias and their distance. Inner product: the length that what "
+          "is decoded is stretched to, for which a ratio is stored in place of the bias. "
+          "ValueError where they do not fit together or are not finite. None of them may be "
+          "changed later.")
       .def_property_readonly("d", &Engine::d)
       .def_property_readonly("nlist", &Engine::nlist)
       .def_property_readonly("M", &Engine::M)
@@ -645,14 +647,15 @@ void bind_engine(py::module_& m) {
            "0: all. min_codes: while fewer selected codes were scanned, go on after the lists of "
            "nprobe or coarse_list_no, in the order of the other centroids. The result does not "
            "depend on n_threads or on the batch. Ctrl-C raises KeyboardInterrupt.")
-      .def("shortlist", shortlist_vectors, arg("q"), arg("k"), py::kw_only(), arg("n_codes") = 0,
-           arg("nprobe") = 1, arg("filter") = none, arg("max_codes") = 0,
-           arg("whole_lists") = false, arg("max_lists") = 0, arg("min_codes") = 0,
-           arg("coarse_list_no") = none, arg("coarse_score") = none, arg("n_threads") = 1,
-           "The k best of each query by additive distance, as search finds them with nshort 0, and "
-           "their codes: (I (n, k) int64, list_no (n, k) int64, codes (n, k, n_codes) uint8, one "
-           "byte per step, lengths (n, k) float32, (0, k) where they are not corrected). Missing "
-           "ones come last, with I and list_no -1, codes and lengths 0.")
+      .def(
+          "shortlist", shortlist_vectors, arg("q"), arg("k"), py::kw_only(), arg("n_codes") = 0,
+          arg("nprobe") = 1, arg("filter") = none, arg("max_codes") = 0, arg("whole_lists") = false,
+          arg("max_lists") = 0, arg("min_codes") = 0, arg("coarse_list_no") = none,
+          arg("coarse_score") = none, arg("n_threads") = 1,
+          "The k best of each query by additive distance, as search finds them with nshort 0, and "
+          "their codes: (I (n, k) int64, list_no (n, k) int64, codes (n, k, n_codes) uint8, one "
+          "byte per step, extra (n, k) float32, (0, k) where vectors have none). Missing ones come "
+          "last, with I and list_no -1, codes and extra 0.")
       .def("range_search", range_search_vectors, arg("q"), arg("radius"), py::kw_only(),
            arg("n_codes") = 0, arg("nprobe") = 1, arg("nshort") = 0, arg("exit_margin") = 1.0f,
            arg("filter") = none, arg("max_codes") = 0, arg("whole_lists") = false,
@@ -672,10 +675,10 @@ void bind_engine(py::module_& m) {
            "no list, not finite, or so long that |x|² overflows. A, B, additive_weight: as the "
            "function `encode`, by the engine's tables.")
       .def(
-          "add", add, arg("list_no"), arg("codes"), py::kw_only(), arg("lengths") = none,
+          "add", add, arg("list_no"), arg("codes"), py::kw_only(), arg("extra") = none,
           arg("ids") = none, arg("n_threads") = 1,
           "Store codes (n, M) uint8 in lists (n) int64, all or nothing; list -1: it takes a number "
-          "only. lengths (n) float32: of the vectors, where they are corrected. ids (n) int64, "
+          "only. extra (n) float32: of the vectors, where they have one. ids (n) int64, "
           "None: from ntotal on. RuntimeError inside a search of the same thread.")
       .def("remove", remove, arg("filter").none(true), py::kw_only(), arg("renumber") = false,
            arg("n_threads") = 1,
@@ -685,7 +688,7 @@ void bind_engine(py::module_& m) {
       .def("remove_ids", remove_ids, arg("ids"), arg("n_threads") = 1,
            "The same for what has one of ids (n) int64, which need not be there.")
       .def("update", update, arg("ids"), arg("list_no"), arg("codes"), py::kw_only(),
-           arg("lengths") = none, arg("n_threads") = 1,
+           arg("extra") = none, arg("n_threads") = 1,
            "Other codes, as `encode` gave them, none with list_no -1, for ids (n) int64 that are "
            "stored, all or nothing. ValueError for an id that is given twice, RuntimeError without "
            "a direct map or for an id that it has not.")
@@ -698,14 +701,15 @@ void bind_engine(py::module_& m) {
           "Take all that another engine stores, its ids larger by add_id, and its numbers; it is "
           "empty then. Of their parts sizes and metric are checked. All or nothing. ValueError "
           "where an id would not fit, or become negative.")
-      .def("bias", bias_of, arg("list_no"), arg("codes"), py::kw_only(), arg("lengths") = none,
+      .def("bias", bias_of, arg("list_no"), arg("codes"), py::kw_only(), arg("extra") = none,
            arg("n_threads") = 1,
-           "What `add` stores beside codes, (n) float32: the bias (L2), or the ratio from which "
-           "`lengths` has the vectors' lengths; else 0.")
-      .def("lengths", lengths_of, arg("list_no"), arg("codes"), arg("bias"), py::kw_only(),
+           "What `add` stores beside codes, (n) float32: the bias (L2), the ratio of lengths; or "
+           "0.")
+      .def("extras", extras_of, arg("list_no"), arg("codes"), arg("bias"), py::kw_only(),
            arg("n_threads") = 1,
-           "Of what is stored so, the vectors' lengths, (n) float32. RuntimeError where they are "
-           "not corrected.")
+           "The extra of vectors that are stored so, (n) float32. RuntimeError where they have "
+           "none.")
+      .def_property_readonly("has_extra", &Engine::has_extra)
       .def_property_readonly("corrects_length", &Engine::corrects_length)
       .def(
           "set_ranking",

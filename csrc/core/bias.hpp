@@ -1,4 +1,4 @@
-// What stands beside a code, in two bytes: a bias, or a ratio of core/lengths.
+// What stands beside a code, in two bytes: a bias, or a ratio; see core/extra.
 //
 // They are a bfloat16, of an exponent as wide as a float's: what one outlier of a list needs costs
 // the others nothing. Scores and bounds take the number that is stored, so that nothing is lost

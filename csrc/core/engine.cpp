@@ -21,26 +21,24 @@ constexpr idx_t kEncodeRows = 8192;   // at a time, so that few are copied where
 constexpr idx_t kRateRows = 1 << 16;  // that get the biases of a new rate at a time
 constexpr int kRestarts = 3;          // of that, before it keeps changes out
 
-Beside beside(Metric metric, bool corrects_length) {
-  if (corrects_length) return Beside::Ratio;
-  return metric == Metric::L2 ? Beside::Bias : Beside::Nothing;
+Beside beside(Metric metric, bool has_extra) {
+  if (metric == Metric::L2) return Beside::Bias;
+  return has_extra ? Beside::Ratio : Beside::Nothing;
 }
 
 }  // namespace
 
 Engine::Engine(const Parts& parts)
     : metric_(parts.metric),
-      corrects_length_(parts.corrects_length),
+      has_extra_(parts.has_extra),
       tables_(parts.tables),
       weights_(parts.weights),
-      lists_(parts.nlist, parts.M, parts.nbits, beside(parts.metric, parts.corrects_length)),
+      lists_(parts.nlist, parts.M, parts.nbits, beside(parts.metric, parts.has_extra)),
       early_exit_(parts.early_exit),
       student_(parts.student) {
   check(tables_ != nullptr, "tables: expected AdditiveTables, got None");
   check(tables_->M() == M() && tables_->K() == lists_.K(), "tables: expected M = ", M(),
         " and K = ", lists_.K(), ", got M = ", tables_->M(), " and K = ", tables_->K());
-  check(!corrects_length_ || metric_ == Metric::InnerProduct,
-        "corrects_length: expected false with L2");
   check_finite("centroids", parts.centroids, nlist() * d());
   centroids_.assign(parts.centroids, parts.centroids + nlist() * d());
   if (parts.bases) {
@@ -79,14 +77,14 @@ int Engine::n_codes(const SearchArgs& args) const {
 SearchParts Engine::parts(int n_codes) const {
   if (n_codes == M())
     return {lists_,         centroids_.data(), bases(),        *tables_,     metric_,
-            weights_.get(), early_exit_.get(), student_.get(), table_.get(), corrects_length_,
+            weights_.get(), early_exit_.get(), student_.get(), table_.get(), has_extra_,
             nullptr};
   const auto found = rates_.find(n_codes);
   check<StateError>(found != rates_.end(), "no rate of ", n_codes, " codes has been set");
   // Margins are those of whole codes.
   return {lists_,       centroids_.data(), bases(),       *found->second.tables,
           metric_,      weights_.get(),    nullptr,       nullptr,
-          table_.get(), corrects_length_,  &found->second};
+          table_.get(), has_extra_,        &found->second};
 }
 
 void Engine::search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
@@ -157,33 +155,40 @@ void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B,
   }
 }
 
-void Engine::bias(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+void Engine::bias(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* extra,
                   float* out, const Execution& run) const {
-  bias_by(*tables_, n, list_no, codes, lengths, out, run);
+  bias_by(*tables_, n, list_no, codes, extra, out, run);
 }
 
 void Engine::bias_by(const AdditiveTables& tables, idx_t n, const idx_t* list_no,
-                     const std::uint8_t* codes, const float* lengths, float* out,
+                     const std::uint8_t* codes, const float* extra, float* out,
                      const Execution& run) const {
-  if (metric_ == Metric::L2) return tables.bias(nlist(), bases(), n, list_no, codes, out, run);
-  std::fill_n(out, n, 0.0f);
-  if (!corrects_length_) return;
-  check(lengths != nullptr, "lengths: expected those of the vectors, got None");
-  tables.norms(nlist(), bases(), n, list_no, codes, out, run);
-  for (idx_t i = 0; i < n; ++i)
-    if (list_no[i] != -1) {
-      if (!(lengths[i] >= 0 && lengths[i] <= FLT_MAX))
-        check(false, "lengths[", i, "]: expected a finite length, got ", lengths[i]);
-      out[i] = length_ratio(out[i], lengths[i]);
-    }
+  if (metric_ == Metric::L2)
+    tables.bias(nlist(), bases(), n, list_no, codes, out, run);
+  else if (has_extra_)
+    tables.norms(nlist(), bases(), n, list_no, codes, out, run);
+  else
+    std::fill_n(out, n, 0.0f);
+  if (!has_extra_) return;
+  check(extra != nullptr, "extra: expected those of the vectors, got None");
+  for (idx_t i = 0; i < n; ++i) {
+    if (list_no[i] == -1) continue;
+    if (!(extra[i] >= 0 && extra[i] <= FLT_MAX))
+      check(false, "extra[", i, "]: expected a finite number from 0, got ", extra[i]);
+    out[i] = corrects_length() ? length_ratio(out[i], extra[i]) : out[i] + extra[i];
+  }
 }
 
-void Engine::lengths(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* ratios,
-                     float* out, const Execution& run) const {
-  check<StateError>(corrects_length_, "an engine without correction of length knows none");
-  tables_->norms(nlist(), bases(), n, list_no, codes, out, run);
+void Engine::extras(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* beside,
+                    float* out, const Execution& run) const {
+  check<StateError>(has_extra_, "an engine without extras knows none");
+  const Extras of{*tables_, bases(), metric_};
+  if (corrects_length())
+    tables_->norms(nlist(), bases(), n, list_no, codes, out, run);
+  else
+    tables_->bias(nlist(), bases(), n, list_no, codes, out, run);
   for (idx_t i = 0; i < n; ++i)
-    if (list_no[i] != -1) out[i] /= ratios[i];
+    if (list_no[i] != -1) out[i] = of.from(out[i], beside[i]);
 }
 
 void Engine::reconstruct(idx_t id, float* x, const Execution& run) const {
@@ -251,11 +256,11 @@ void Engine::reconstruct_at(idx_t n, const idx_t* list_no, const idx_t* offset, 
 
 Engine::Entries Engine::read(idx_t n, const idx_t* list_no, const idx_t* offset) const {
   Entries entries{std::vector<std::uint8_t>(static_cast<std::size_t>(n * M())),
-                  std::vector<float>(static_cast<std::size_t>(corrects_length_ ? n : 0))};
+                  std::vector<float>(static_cast<std::size_t>(corrects_length() ? n : 0))};
   lists_.gather(n, list_no, offset, entries.codes.data());
-  const Lengths of{*tables_, bases()};
+  const Extras of{*tables_, bases(), metric_};
   std::vector<double> r;
-  for (idx_t i = 0; i < n && corrects_length_; ++i)
+  for (idx_t i = 0; i < n && corrects_length(); ++i)
     if (list_no[i] != -1)
       entries.length[i] = of.of(list_no[i], entries.codes.data() + i * M(),
                                 bias_at(lists_.bias(list_no[i]), offset[i]), r);
@@ -266,14 +271,14 @@ void Engine::decode_entries(idx_t n, const idx_t* list_no, const Entries& entrie
                             const Execution& run) const {
   check<StateError>(weights_ != nullptr, "an engine without weights cannot decode");
   decode(*weights_, n, list_no, entries.codes.data(), M(), M(), x, run);
-  for (idx_t i = 0; i < n && corrects_length_; ++i) stretch(x + i * d(), d(), entries.length[i]);
+  for (idx_t i = 0; i < n && corrects_length(); ++i) stretch(x + i * d(), d(), entries.length[i]);
 }
 
-void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+void Engine::add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* extra,
                  const idx_t* ids, const Execution& run) {
   std::vector<float> beside(static_cast<std::size_t>(n));
-  bias(n, list_no, codes, lengths, beside.data(), run);
-  with_rates(n, list_no, codes, lengths, run, [&](const BiasOfRates& of_rates) {
+  bias(n, list_no, codes, extra, beside.data(), run);
+  with_rates(n, list_no, codes, extra, run, [&](const BiasOfRates& of_rates) {
     store(n, list_no, codes, beside.data(), ids, of_rates);
   });
 }
@@ -368,9 +373,9 @@ void Engine::check_bias(const InvertedLists& lists) const {
     const BiasRows bias = lists.bias(l);
     for (idx_t o = 0; o < lists.list(l).size(); ++o) {
       const float b = bias_at(bias, o);
-      if (!std::isfinite(b) || (corrects_length_ && !(b >= kLeast && b <= kMost)))
-        check(false, "bias: expected ", corrects_length_ ? "a ratio of lengths" : "a finite number",
-              ", got ", b);
+      if (!std::isfinite(b) || (corrects_length() && !(b >= kLeast && b <= kMost)))
+        check(false, "bias: expected ",
+              corrects_length() ? "a ratio of lengths" : "a finite number", ", got ", b);
     }
   }
 }
@@ -420,13 +425,13 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
   if (lists_.beside() != Beside::Nothing) rate.bias.resize(static_cast<std::size_t>(nlist()));
   std::vector<idx_t> list_no;
   std::vector<std::uint8_t> codes;  // (n, M)
-  std::vector<float> ratios, lengths, bias;
+  std::vector<float> beside, extra, bias;
   std::optional<int> replaced;
   int n_restarts = 0;
   std::optional<SharedLock::Writing> alone;
   for (idx_t next = 0;;) {
     list_no.clear();
-    ratios.clear();
+    beside.clear();
     // Adds do not wait for the biases to be computed, unless they have put lists in another order
     // again and again.
     if (n_restarts == kRestarts && !alone) alone.emplace(lock_, run.interrupted);
@@ -451,19 +456,18 @@ void Engine::set_rate(std::shared_ptr<const AdditiveTables> tables, idx_t n_fitt
         for (idx_t o = begin; o < end; ++o) {
           lists_.read_code(next, o, M(), &codes[list_no.size() * static_cast<std::size_t>(M())]);
           list_no.push_back(next);
-          if (corrects_length_) ratios.push_back(bias_at(lists_.bias(next), o));
+          if (has_extra_) beside.push_back(bias_at(lists_.bias(next), o));
         }
         if (end < list.size()) break;
       }
     }
     const auto n = static_cast<idx_t>(list_no.size());
     if (n > 0) {
-      lengths.resize(ratios.size());
-      if (corrects_length_)
-        this->lengths(n, list_no.data(), codes.data(), ratios.data(), lengths.data(), run);
+      extra.resize(beside.size());
+      if (has_extra_) extras(n, list_no.data(), codes.data(), beside.data(), extra.data(), run);
       bias.resize(list_no.size());
       bias_by(*rate.tables, n, list_no.data(), first_codes(n, codes.data(), M(), m).data(),
-              lengths.data(), bias.data(), run);
+              extra.data(), bias.data(), run);
       for (idx_t i = 0; i < n; ++i)
         rate.bias[static_cast<std::size_t>(list_no[i])].push_back(bias[i],
                                                                   offset_of(lists_.beside()));

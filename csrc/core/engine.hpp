@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "core/direct_map.hpp"
-#include "core/lengths.hpp"
+#include "core/extra.hpp"
 #include "core/rate.hpp"
 #include "core/search.hpp"
 #include "core/shared_lock.hpp"
@@ -33,7 +33,7 @@ class Engine {
     std::shared_ptr<const EarlyExit> early_exit = {};  // null: none
     std::shared_ptr<const QincoWeights> student = {};  // null: none
     const float* bases = nullptr;  // (nlist, d), what residuals are to, copied; null: the centroids
-    bool corrects_length = false;  // core/lengths; with inner product only
+    bool has_extra = false;        // core/extra
   };
   explicit Engine(const Parts& parts);  // CheckError where they do not fit together
 
@@ -43,7 +43,8 @@ class Engine {
   int nbits() const { return lists_.nbits(); }
   int code_size() const { return lists_.code_size(); }
   Metric metric() const { return metric_; }
-  bool corrects_length() const { return corrects_length_; }
+  bool has_extra() const { return has_extra_; }
+  bool corrects_length() const { return has_extra_ && metric_ == Metric::InnerProduct; }
   const float* centroids() const { return centroids_.data(); }  // (nlist, d)
   // (nlist, d), what residuals are to: the same, or not.
   const float* bases() const { return own_bases_.empty() ? centroids() : own_bases_.data(); }
@@ -77,14 +78,14 @@ class Engine {
   void encode(idx_t n, const float* x, const idx_t* chosen, int A, int B, float additive_weight,
               idx_t* list_no, std::uint8_t* codes, const Execution& run) const;
 
-  // What stands beside codes (n, M) in list_no (n), out (n): the bias; the ratio of core/lengths,
-  // for vectors of these lengths (n); 0 with inner product else, and where list_no is -1.
-  void bias(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+  // What stands beside codes (n, M) in list_no (n), out (n), for vectors of these extras (n): a
+  // bias or a ratio (core/extra); 0 with inner product without extras, and where list_no is -1.
+  void bias(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* extra,
             float* out, const Execution& run) const;
-  // From these ratios back to the lengths, out (n); 0 where list_no is -1. StateError where there
-  // is no correction of length.
-  void lengths(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* ratios,
-               float* out, const Execution& run) const;
+  // From these back to the extras, out (n); 0 where list_no is -1. StateError where vectors have
+  // none.
+  void extras(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* beside,
+              float* out, const Execution& run) const;
 
   // The decoded vector (d) of an id. StateError without a direct map, or if nothing has the id.
   void reconstruct(idx_t id, float* x, const Execution& run) const;
@@ -105,9 +106,9 @@ class Engine {
   // -- changes: StateError inside a reading of the same thread ----------------------------------
 
   // Stores, all or nothing, what encode() gave. list_no: (n), -1 for what takes a number only;
-  // codes: (n, M); lengths: (n), of the vectors, where these are corrected, else not used; ids:
-  // (n), null: from ntotal on as it is then.
-  void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+  // codes: (n, M); extra: (n), of the vectors, where they have one, else not used; ids: (n), null:
+  // from ntotal on as it is then.
+  void add(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* extra,
            const idx_t* ids, const Execution& run);
   // A direct map stays one, and rates stay, with n_fitted 0.
   void reset(const Execution& run);
@@ -132,7 +133,7 @@ class Engine {
   // encode() gave, as in add(), and no list_no of -1. StateError without a direct map, or where it
   // has not all of the ids.
   void update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::uint8_t* codes,
-              const float* lengths, const Execution& run);
+              const float* extra, const Execution& run);
   // Takes all that `other`, an engine of the same parts (of which sizes and metric are checked),
   // stores, with ids larger by add_id, and its numbers; that one is as after reset. All or nothing.
   // CheckError where an id would leave what idx_t holds, or become negative.
@@ -158,12 +159,12 @@ class Engine {
   void decode_entries(idx_t n, const idx_t* list_no, const Entries& entries, float* x,
                       const Execution& run) const;
   void bias_by(const AdditiveTables& tables, idx_t n, const idx_t* list_no,
-               const std::uint8_t* codes, const float* lengths, float* out,
+               const std::uint8_t* codes, const float* extra, float* out,
                const Execution& run) const;
   using BiasOfRates = std::map<std::shared_ptr<const AdditiveTables>, std::vector<float>>;
   // Calls change(of_rates) alone, with the biases of codes (n, M) that the rates have there.
   template <class Change>
-  void with_rates(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* lengths,
+  void with_rates(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* extra,
                   const Execution& run, Change change);
   void store(idx_t n, const idx_t* list_no, const std::uint8_t* codes, const float* bias,
              const idx_t* ids, const BiasOfRates& of_rates);
@@ -183,7 +184,7 @@ class Engine {
   static constexpr idx_t kMostNumbers = std::numeric_limits<idx_t>::max() / 2;
 
   const Metric metric_;
-  const bool corrects_length_;
+  const bool has_extra_;
   const std::shared_ptr<const AdditiveTables> tables_;
   const std::shared_ptr<const QincoWeights> weights_;
   std::vector<float> centroids_;
@@ -203,7 +204,7 @@ class Engine {
 
 template <class Change>
 void Engine::with_rates(idx_t n, const idx_t* list_no, const std::uint8_t* codes,
-                        const float* lengths, const Execution& run, Change change) {
+                        const float* extra, const Execution& run, Change change) {
   BiasOfRates of_rates;
   for (;;) {
     std::shared_ptr<const AdditiveTables> missing;  // of a rate that has been made meanwhile
@@ -216,7 +217,7 @@ void Engine::with_rates(idx_t n, const idx_t* list_no, const std::uint8_t* codes
     const std::vector<std::uint8_t> cut = first_codes(n, codes, M(), missing->M());
     std::vector<float>& out = of_rates[missing];
     out.resize(static_cast<std::size_t>(n));
-    bias_by(*missing, n, list_no, cut.data(), lengths, out.data(), run);
+    bias_by(*missing, n, list_no, cut.data(), extra, out.data(), run);
   }
 }
 

@@ -67,12 +67,17 @@ void AdditiveTables::for_each(idx_t nlist, const float* bases, idx_t n, const id
 void AdditiveTables::bias(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
                           const std::uint8_t* codes, float* bias, const Execution& run) const {
   const auto of_one = [&](const float* base, const std::uint8_t* code, std::vector<double>& r) {
-    add_up(code, r);
-    double sum = 0;
-    for (idx_t j = 0; j < d_; ++j) sum += r[j] * (2.0 * base[j] + r[j]);
-    return static_cast<float>(sum);
+    return this->bias(base, code, r);
   };
   for_each(nlist, bases, n, list_no, codes, bias, run, of_one);
+}
+
+float AdditiveTables::bias(const float* base, const std::uint8_t* code,
+                           std::vector<double>& r) const {
+  add_up(code, r);
+  double sum = 0;
+  for (idx_t j = 0; j < d_; ++j) sum += r[j] * (2.0 * base[j] + r[j]);
+  return static_cast<float>(sum);
 }
 
 void AdditiveTables::norms(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,

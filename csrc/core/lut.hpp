@@ -31,10 +31,13 @@ class AdditiveTables {
   void bias(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
             const std::uint8_t* codes, float* bias, const Execution& run) const;
 
+  // Of one, with a base (d). Not checked. r: (d), scratch.
+  float bias(const float* base, const std::uint8_t* code, std::vector<double>& r) const;
+
   // |base + r| of stored vectors, as `bias`.
   void norms(idx_t nlist, const float* bases, idx_t n, const idx_t* list_no,
              const std::uint8_t* codes, float* norms, const Execution& run) const;
-  // Of one, with a base (d). Not checked. r: (d), scratch.
+  // Of one, likewise.
   float norm(const float* base, const std::uint8_t* code, std::vector<double>& r) const;
 
   // |r - sum of the codewords of a code|^2 for r (d). Not checked. rest: (d), scratch.

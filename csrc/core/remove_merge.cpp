@@ -147,7 +147,7 @@ idx_t Engine::remove_numbers(const IdFilter* filter, const Execution& run) {
 }
 
 void Engine::update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::uint8_t* codes,
-                    const float* lengths, const Execution& run) {
+                    const float* extra, const Execution& run) {
   for (idx_t i = 0; i < n; ++i)
     if (list_no[i] < 0 || list_no[i] >= nlist())
       check(false, "list_no[", i, "]: expected 0 to ", nlist() - 1, ", got ", list_no[i]);
@@ -156,8 +156,8 @@ void Engine::update(idx_t n, const idx_t* ids, const idx_t* list_no, const std::
   const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
   check(twice == sorted.end(), "ids: one is given twice");
   std::vector<float> beside(static_cast<std::size_t>(n));
-  bias(n, list_no, codes, lengths, beside.data(), run);
-  with_rates(n, list_no, codes, lengths, run, [&](const BiasOfRates& of_rates) {
+  bias(n, list_no, codes, extra, beside.data(), run);
+  with_rates(n, list_no, codes, extra, run, [&](const BiasOfRates& of_rates) {
     check<StateError>(map_.has_value(), "direct map not initialized: call make_direct_map first");
     std::vector<Position> at;
     for (idx_t i = 0; i < n; ++i) {
@@ -235,14 +235,14 @@ std::map<int, std::vector<std::vector<float>>> Engine::bias_of_rates(const Engin
       std::iota(offset.begin(), offset.end(), idx_t{0});
       std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * M()));
       other.lists_.gather(n, list_no.data(), offset.data(), codes.data());
-      std::vector<float> lengths(static_cast<std::size_t>(n)), ratios(lengths);
-      other.lists_.read_bias(l, 0, n, ratios.data());
-      if (corrects_length_)
-        other.lengths(n, list_no.data(), codes.data(), ratios.data(), lengths.data(), run);
+      std::vector<float> beside(static_cast<std::size_t>(n)), extra(beside);
+      other.lists_.read_bias(l, 0, n, beside.data());
+      if (has_extra_)
+        other.extras(n, list_no.data(), codes.data(), beside.data(), extra.data(), run);
       const std::vector<std::uint8_t> cut = first_codes(n, codes.data(), M(), m);
       std::vector<float>& column = columns[static_cast<std::size_t>(l)];
       column.resize(static_cast<std::size_t>(n));
-      bias_by(*rate.tables, n, list_no.data(), cut.data(), lengths.data(), column.data(), run);
+      bias_by(*rate.tables, n, list_no.data(), cut.data(), extra.data(), column.data(), run);
       BiasColumn& here = rate.bias[static_cast<std::size_t>(l)];
       here.reserve(here.size() + n);
     }
@@ -253,8 +253,7 @@ std::map<int, std::vector<std::vector<float>>> Engine::bias_of_rates(const Engin
 void Engine::merge_from(Engine& other, idx_t add_id, const Execution& run) {
   check(this != &other, "other: expected another engine, got the same");
   check(d() == other.d() && nlist() == other.nlist() && M() == other.M() &&
-            nbits() == other.nbits() && metric_ == other.metric_ &&
-            corrects_length_ == other.corrects_length_,
+            nbits() == other.nbits() && metric_ == other.metric_ && has_extra_ == other.has_extra_,
         "other: expected an engine of the same sizes and metric");
   lock_.check_may_write();
   other.lock_.check_may_write();

@@ -24,7 +24,7 @@ class BlockReranker {
         table_(how.table),
         q_(q),
         metric_(how.metric),
-        lengths_(how.lengths),
+        extras_(how.extras),
         rate_(how.rate),
         s_(scratch) {}
 
@@ -58,12 +58,12 @@ class BlockReranker {
       const Candidate& c = s_.entries[i].candidate;
       lists_.read_code(c.list_no, c.offset, M_, s_.codes.data() + i * M_);
     }
-    if (!lengths_) return;
-    s_.lengths.resize(s_.entries.size());
+    if (!extras_) return;
+    s_.extra.resize(s_.entries.size());
     for (idx_t i = 0; i < n(); ++i) {
       const Candidate& c = s_.entries[i].candidate;
-      const float ratio = bias_at(bias_of(lists_, rate_, c.list_no), c.offset);
-      s_.lengths[i] = lengths_->of(c.list_no, s_.codes.data() + i * M_, ratio, s_.sum);
+      const float beside = bias_at(bias_of(lists_, rate_, c.list_no), c.offset);
+      s_.extra[i] = extras_->of(c.list_no, s_.codes.data() + i * M_, beside, s_.sum);
     }
   }
 
@@ -178,16 +178,19 @@ class BlockReranker {
     return s_.original.data();
   }
 
-  // Of s_.original, the i-th entry's, which it stretches to its length.
+  // Of s_.original, the i-th entry's, which with inner product it stretches to its length.
   float score(idx_t i) {
-    if (lengths_) stretch(s_.original.data(), d_, s_.lengths[i]);
-    return exact_score(q_ + s_.entries[i].query * d_, s_.original.data(), d_, metric_);
+    const bool l2 = metric_ == Metric::L2;
+    if (extras_ && !l2) stretch(s_.original.data(), d_, s_.extra[i]);
+    const float* q = q_ + s_.entries[i].query * d_;
+    const float score = exact_score(q, s_.original.data(), d_, metric_);
+    return extras_ && l2 ? score + s_.extra[i] : score;
   }
 
   void keep(idx_t from, idx_t to) {
     if (from == to) return;
     s_.entries[to] = s_.entries[from];
-    if (lengths_) s_.lengths[to] = s_.lengths[from];
+    if (extras_) s_.extra[to] = s_.extra[from];
     std::copy_n(s_.codes.data() + from * M_, M_, s_.codes.data() + to * M_);
     std::copy_n(s_.x.data() + from * dp_, dp_, s_.x.data() + to * dp_);
   }
@@ -198,7 +201,7 @@ class BlockReranker {
   const FirstStepTable* table_;
   const float* q_;
   const Metric metric_;
-  const std::optional<Lengths>& lengths_;
+  const std::optional<Extras>& extras_;
   const Rate* rate_;
   RerankScratch& s_;
   const int M_ = n_codes(lists_, rate_);  // that count

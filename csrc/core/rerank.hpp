@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "core/early_exit.hpp"
+#include "core/extra.hpp"
 #include "core/first_step_table.hpp"
 #include "core/inverted_lists.hpp"
-#include "core/lengths.hpp"
 #include "core/parallel.hpp"
 #include "core/qinco_decode.hpp"
 #include "core/rate.hpp"
@@ -26,8 +26,8 @@ struct Reranking {
   const EarlyExit* exit;        // null: all are decoded to the end
   float margin;                 // times those of the checkpoints
   Metric metric;
-  std::optional<Lengths> lengths = {};  // null: decoded vectors are scored as they are
-  const Rate* rate = nullptr;           // null: whole codes; else neither student nor exit
+  std::optional<Extras> extras = {};  // null: decoded vectors are scored as they are
+  const Rate* rate = nullptr;         // null: whole codes; else neither student nor exit
 
   const QincoWeights& first() const { return student ? *student : weights; }
 };
@@ -40,7 +40,7 @@ struct RerankScratch {
   std::vector<Entry> entries;
   std::vector<std::uint8_t> codes;      // (entries, n_codes)
   std::vector<float> x;                 // (entries, dp): x̂ as far as it is decoded
-  std::vector<float> lengths;           // (entries), of the stored vectors, where corrected
+  std::vector<float> extra;             // (entries), where the stored vectors have one
   std::vector<float> original, scores;  // one vector; the scores of one query
   std::vector<double> sum;              // one vector of the tables
   std::vector<idx_t> list_no;

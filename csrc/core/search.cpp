@@ -84,7 +84,7 @@ void scan(const SearchParts& parts, const SearchArgs& a, const Selection& select
   const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a);
   const idx_t* list_no = &w.list_no[i * nprobe];
   Probes probes{parts.lists, selection, a.limits, nprobe, list_no, &w.coarse_score[i * nprobe]};
-  probes.ratios = parts.corrects_length;
+  probes.ratios = parts.has_extra && parts.metric == Metric::InnerProduct;
   probes.rate = parts.rate;
   if (a.limits.min_codes > 0)
     probes.further = [&, begun = false]() mutable -> std::optional<Probe> {
@@ -108,7 +108,7 @@ Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
   const EarlyExit* exit = std::isinf(a.exit_margin) ? nullptr : parts.early_exit;
   Reranking how{parts.lists, *parts.weights, parts.table, parts.student,
                 exit,        a.exit_margin,  parts.metric};
-  if (parts.corrects_length) how.lengths.emplace(Lengths{parts.tables, parts.bases});
+  if (parts.has_extra) how.extras.emplace(Extras{parts.tables, parts.bases, parts.metric});
   how.rate = parts.rate;
   return how;
 }
@@ -150,17 +150,17 @@ void put_codes(const SearchParts& parts, const std::vector<Candidate>& results, 
   const int M = parts.tables.M();
   idx_t* list_no = found.list_no + query * k;
   std::uint8_t* codes = found.codes + query * k * M;
-  float* length = parts.corrects_length && found.lengths ? found.lengths + query * k : nullptr;
-  if (length) std::fill_n(length, k, 0.0f);
-  const Lengths of{parts.tables, parts.bases};
+  float* extra = parts.has_extra && found.extra ? found.extra + query * k : nullptr;
+  if (extra) std::fill_n(extra, k, 0.0f);
+  const Extras of{parts.tables, parts.bases, parts.metric};
   std::vector<double> r;
   std::fill_n(list_no, k, idx_t{-1});
   std::fill_n(codes, k * M, std::uint8_t{0});
   for (const Candidate& c : results) {
     *list_no++ = c.list_no;
     lists.read_code(c.list_no, c.offset, M, codes);
-    if (length)
-      *length++ =
+    if (extra)
+      *extra++ =
           of.of(c.list_no, codes, bias_at(bias_of(lists, parts.rate, c.list_no), c.offset), r);
     codes += M;
   }

@@ -30,7 +30,7 @@ struct SearchParts {
   const EarlyExit* early_exit;  // null: the whole shortlist is decoded to the end
   const QincoWeights* student;  // decodes up to its checkpoints; null: `weights`
   const FirstStepTable* table;  // of `weights`; null: none
-  bool corrects_length;         // core/lengths; with inner product only
+  bool has_extra;               // core/extra
   const Rate* rate;             // null: whole codes; else neither student nor early exit
 };
 
@@ -71,7 +71,7 @@ struct ResultEntries {
   idx_t* list_no = nullptr;       // (n, k), -1 where a result is missing
   idx_t* offset = nullptr;        // (n, k), the same
   std::uint8_t* codes = nullptr;  // (n, k, n_codes), a byte per step, 0 where a result is missing
-  float* lengths = nullptr;       // (n, k), where they are corrected; 0 where a result is missing
+  float* extra = nullptr;         // (n, k), of the vectors, where they have one; 0 as above
 };
 
 // D: (n, k) squared L2 or similarities, best first; I: (n, k) ids. Missing results, and every

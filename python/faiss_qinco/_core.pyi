@@ -182,8 +182,10 @@ class Engine(metaclass=_Pybind11Type):
         early_exit: EarlyExit | None = None,
         student: QincoWeights | None = None,
         bases: _Floats | None = None,
-        corrects_length: bool = False,
+        has_extra: bool = False,
     ) -> None: ...
+    @property
+    def has_extra(self) -> bool: ...
     @property
     def corrects_length(self) -> bool: ...
     @property
@@ -274,7 +276,7 @@ class Engine(metaclass=_Pybind11Type):
         list_no: _Ids,
         codes: _Codes,
         *,
-        lengths: _Floats | None = None,
+        extra: _Floats | None = None,
         ids: _Ids | None = None,
         n_threads: int = 1,
     ) -> None: ...
@@ -288,7 +290,7 @@ class Engine(metaclass=_Pybind11Type):
         list_no: _Ids,
         codes: _Codes,
         *,
-        lengths: _Floats | None = None,
+        extra: _Floats | None = None,
         n_threads: int = 1,
     ) -> None: ...
     def merge_from(self, other: Engine, add_id: int) -> None: ...
@@ -297,10 +299,10 @@ class Engine(metaclass=_Pybind11Type):
         list_no: _Ids,
         codes: _Codes,
         *,
-        lengths: _Floats | None = None,
+        extra: _Floats | None = None,
         n_threads: int = 1,
     ) -> _Floats: ...
-    def lengths(
+    def extras(
         self, list_no: _Ids, codes: _Codes, bias: _Floats, *, n_threads: int = 1
     ) -> _Floats: ...
     def set_rate(self, tables: AdditiveTables, n_fitted: int, n_threads: int = 1) -> None: ...

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import faiss
 import numpy as np
 
 from . import _core
@@ -24,7 +25,8 @@ from .params import Resolved
 from .progress import Bar, progress_bar
 from .ranking.additive import AdditiveFit
 from .ranking.early_exit import Checkpoint, pack_checkpoints
-from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD, norms, parts
+from .ranking.error_term import shrinkage
+from .ranking.fitting import FEW_POINTS, POINTS_PER_CODEWORD, norms, parts, stretched
 from .selectors import id_filter, removal
 from .threads import get_num_threads
 
@@ -61,7 +63,8 @@ class Engine:
     bases : (nlist, d) float32, what the additive codebooks' residuals are to; may be the centroids.
         Both are views of what the core has.
     additive : (M, K, d) float32, the codebooks of the tables.
-    checkpoints : of early exit. length_correction, additive_weight : as of `IndexIVFQINCo`.
+    checkpoints : of early exit. length_correction, additive_weight, error_weight : as of
+        `IndexIVFQINCo`.
     next_id : above every id that was ever stored or given out, since the last `reset`.
     core : `_core.Engine`: lists, ids and the calls on them. Searches run together; nothing overlaps
         with a change.
@@ -76,11 +79,13 @@ class Engine:
         metric: int,
         length_correction: bool,
         additive_weight: float,
+        error_weight: float,
     ) -> None:
         self.codec, self.additive = codec, additive
         bases = residual_bases(codec, centroids)
         self.checkpoints, self.metric = checkpoints, metric
         self.length_correction, self.additive_weight = length_correction, additive_weight
+        self.error_weight = error_weight
         self._lock, self._frozen = threading.Lock(), False
         self._preparing = threading.Lock()
         self.next_id = 0
@@ -95,7 +100,7 @@ class Engine:
             early_exit=pack_checkpoints(checkpoints, codec.M, codec.K, codec.d),
             student=None if codec.student is None else codec.student.weights,
             bases=None if bases is centroids else bases,
-            corrects_length=length_correction,
+            has_extra=length_correction or (metric == faiss.METRIC_L2 and error_weight > 0),
         )
         self.centroids = self.core.centroids
         self.bases = self.centroids if bases is centroids else self.core.bases
@@ -141,16 +146,14 @@ class Engine:
             additive = self._fitted(*self._sample(M))
             made = Engine(
                 codec, self.centroids, additive, [], self.metric, self.length_correction,
-                self.additive_weight,
+                self.additive_weight, self.error_weight,
             )  # fmt: skip
 
             def rows(first: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 list_no, codes = self._entries(ends, first, m)
                 cut = np.ascontiguousarray(codes[:, :M])
-                lengths = None
-                if self.length_correction:
-                    lengths = core.lengths(list_no, codes, core.export_bias(first, m))
-                bias = made.core.bias(list_no, cut, lengths=lengths)
+                extra = self.extras(list_no, codes, core.export_bias(first, m))
+                bias = made.core.bias(list_no, cut, extra=extra)
                 return _core.pack_codes(cut, codec.nbits), bias, core.export_ids(first, m)
 
             made.core.import_(sizes, rows, n, ntotal)
@@ -277,22 +280,53 @@ class Engine:
         effort: str = "balanced",
         done: int = 0,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """As `encode`, x of any real dtype, block by block, with the lengths (n,) float32 where
-        they are corrected. bar: shows how many, and `done` before."""
+        """As `encode`, x of any real dtype, block by block, with what `extra_of` says of them. bar:
+        shows how many, and `done` before."""
         n = x.shape[0]
         list_no = np.empty(n, np.int64)
         codes = np.empty((n, self.codec.M), np.uint8)
-        lengths = np.zeros(n, np.float32) if self.length_correction else None
+        extra = np.zeros(n, np.float32) if self.core.has_extra else None
         step = max(1, min(BLOCK, BLOCK_VALUES // self.codec.d))
         for begin in range(0, n, step):
             part = slice(begin, min(begin + step, n))
             rows = np.ascontiguousarray(x[part], np.float32)
             assigned = coarse.assign(rows)
             list_no[part], codes[part] = self.encode(rows, assigned, device, effort=effort)
-            if lengths is not None:
-                lengths[part] = norms(rows)
+            if extra is not None:
+                extra[part] = self.extra_of(rows, list_no[part], codes[part])
             bar.to(done + begin + len(rows))
-        return list_no, codes, lengths
+        return list_no, codes, extra
+
+    def extra_of(self, x: np.ndarray, list_no: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """What vectors x (n, d) float32 say of themselves beside their codes (n, M) in lists (n,),
+        (n,) float32, 0 where the list is -1: see core/extra.hpp and `ranking.error_term`. For an
+        engine whose vectors have something to say."""
+        extra = np.zeros(len(x), np.float32)
+        rows = np.flatnonzero(list_no >= 0)
+        if len(rows) == 0:
+            return extra
+        x, list_no, codes = (a if len(rows) == len(a) else a[rows] for a in (x, list_no, codes))
+        lengths = norms(x) if self.length_correction else None
+        if self.error_weight > 0:
+            x_hat = self.decode(list_no, codes)
+            if lengths is not None:
+                x_hat = stretched(x_hat, lengths)
+            x_hat -= x
+            with np.errstate(over="ignore"):
+                errors = np.einsum("ij,ij->i", x_hat, x_hat)
+            if lengths is None:
+                found = np.minimum(self.error_weight * errors, np.finfo(np.float32).max)
+            else:
+                found = lengths * shrinkage(errors, np.square(lengths), self.error_weight)
+        else:
+            assert lengths is not None
+            found = lengths
+        extra[rows] = found
+        return extra
+
+    def extras(self, list_no: np.ndarray, codes: np.ndarray, bias: np.ndarray) -> np.ndarray | None:
+        """What `extra_of` said of vectors that are stored, with such a bias (n,); None: nothing."""
+        return self.core.extras(list_no, codes, bias) if self.core.has_extra else None
 
     def add(
         self,
@@ -312,13 +346,13 @@ class Engine:
         self,
         list_no: np.ndarray,
         codes: np.ndarray,
-        lengths: np.ndarray | None,
+        extra: np.ndarray | None,
         ids: np.ndarray | None,
     ) -> None:
-        """Store codes (n, M) in lists (n,), -1: they take a number only, all or nothing; lengths
-        (n,) float32 where they are corrected; ids as for `add`."""
+        """Store codes (n, M) in lists (n,), -1: they take a number only, all or nothing; extra
+        (n,) float32 or None as of `extra_of`; ids as for `add`."""
         with self.changing():
-            self.core.add(list_no, codes, lengths=lengths, ids=ids, n_threads=get_num_threads())
+            self.core.add(list_no, codes, extra=extra, ids=ids, n_threads=get_num_threads())
             if ids is not None:
                 self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
             elif len(list_no):
@@ -334,13 +368,13 @@ class Engine:
     ) -> None:
         """See `IndexIVFQINCo.update_vectors`; no two of ids (n,) int64 are the same."""
         with progress_bar("updating", x.shape[0], "vector", progress) as bar:
-            list_no, codes, lengths = self.encode_all(x, coarse, device, bar)
+            list_no, codes, extra = self.encode_all(x, coarse, device, bar)
         if len(left_out := np.flatnonzero(list_no == -1)):
             raise RuntimeError(
                 f"x[{left_out[0]}] cannot be stored: it holds NaN or inf, or is too long"
             )
         with self.changing():
-            self.core.update(ids, list_no, codes, lengths=lengths, n_threads=get_num_threads())
+            self.core.update(ids, list_no, codes, extra=extra, n_threads=get_num_threads())
 
     def remove(self, ids: Any, renumber: bool) -> int:
         """See `IndexIVFQINCo.remove_ids`; renumber: as that of `IndexQINCo`."""
@@ -384,9 +418,9 @@ class Engine:
                     codes, bias = core.get_codes(list_no)[mask], core.get_bias(list_no)[mask]
                     found.append((np.full(len(codes), list_no), codes, bias, ids[mask]))
         list_no, codes, bias, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        lengths = core.lengths(list_no, codes, bias) if self.length_correction else None
+        extra = self.extras(list_no, codes, bias)
         with other.changing():
-            other.core.add(list_no, codes, lengths=lengths, ids=ids, n_threads=get_num_threads())
+            other.core.add(list_no, codes, extra=extra, ids=ids, n_threads=get_num_threads())
             other.next_id = max(other.next_id, int(ids.max(initial=-1)) + 1)
 
     def difference(self, other: Engine) -> str | None:
@@ -395,6 +429,7 @@ class Engine:
         codec, theirs = self.codec, other.codec
         pairs: dict[str, tuple[Any, Any]] = {
             "length_correction": (self.length_correction, other.length_correction),
+            "error_weight": (self.error_weight, other.error_weight),
             "centroids": (self.centroids, other.centroids),
             "codec": (codec.std, theirs.std),
             "bases": (self.bases, other.bases),
@@ -412,6 +447,7 @@ class Engine:
         does: 32 hex digits."""
         codec = self.codec
         said = [codec.M, codec.nbits, self.metric, self.length_correction, float(codec.std)]
+        said += [self.error_weight] * (self.error_weight > 0)
         digest = hashlib.sha256(repr(said).encode())
         parts = {"centroids": self.centroids, "bases": self.bases, "tables": self.additive}
         for name, tensor in sorted((parts | _weights(codec)).items()):
@@ -501,13 +537,18 @@ class Engine:
     # -- reconstruction -----------------------------------------------------------------------
 
     def add_codes(self, list_no: np.ndarray, codes: np.ndarray, ids: np.ndarray | None) -> None:
-        """`store`, of codes whose vectors' lengths are not known: those of what they decode to."""
-        lengths = None
+        """`store`, of codes whose vectors are not known: with the lengths of what they decode to,
+        and the mean error of the training."""
+        extra = None
         if self.length_correction:
-            lengths = np.empty(len(codes), np.float32)
+            extra = np.empty(len(codes), np.float32)
             for part in parts(0, len(codes)):
-                lengths[part] = norms(self.decode(list_no[part], codes[part]))
-        self.store(list_no, codes, lengths, ids)
+                extra[part] = norms(self.decode(list_no[part], codes[part]))
+        elif self.core.has_extra:
+            statistics = self.codec.statistics
+            mean = 0.0 if statistics is None else statistics.mean
+            extra = np.full(len(codes), self.error_weight * mean, np.float32)
+        self.store(list_no, codes, extra, ids)
 
     def decode(self, list_no: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """list_no (n,) int64 and the first of their codes (n, m) uint8 -> (n, d) float32."""

@@ -51,7 +51,7 @@ def from_faiss(faiss_index: Any, codec: QINCoCodec) -> IndexIVFQINCo:
     if not np.allclose(centroids, codec.centroids(), rtol=1e-3, atol=1e-3 * codec.std):
         raise ValueError("codec: its centroids are not those of the faiss index's quantizer")
     engine = Engine(
-        codec, centroids, finite("codebooks", additive), [], faiss.METRIC_L2, False, 0.0
+        codec, centroids, finite("codebooks", additive), [], faiss.METRIC_L2, False, 0.0, 0.0
     )
     core, sizes = engine.core, ivf_rq.sizes(source)
     ends = sizes.cumsum()

@@ -179,6 +179,8 @@ def index_state(index: Any) -> Iterator[tuple[dict[str, Any], Tensors]]:
             "next_id": 0 if engine is None else engine.next_id,
         }
         tensors: dict[str, np.ndarray | Stream] = {}
+        if (weight := index.error_weight) not in (None, 0.0 if index.is_trained else None):
+            header["error_weight"] = weight
         if index.operating_points:
             header["operating_points"] = to_json(index.operating_points)
         if isinstance(index, IndexIVFQINCo):
@@ -271,10 +273,15 @@ def index_from_state(reader: Reader, mapped: bool = False, checked: bool | None 
     index.additive_weight = 0.0
     if "additive_weight" in header:
         index.additive_weight = take_number(header, "additive_weight", float, 0, MOST_WEIGHT)
-    if trained:
-        index._engine = _engine(reader, index, mapped, checked)
+    weight: float | None = None
+    if "error_weight" in header:
+        weight = take_number(header, "error_weight", float, 0, MOST_WEIGHT)
+    if trained:  # with the weight that was measured; another training measures again
+        index._engine = _engine(reader, index, weight or 0.0, mapped, checked)
         if index._wants_direct_map():
             index._engine.core.make_direct_map()
+    else:
+        index.error_weight = weight
     return index
 
 
@@ -296,7 +303,7 @@ def _quantizer(reader: Reader, d: int) -> faiss.Index:
     return flat
 
 
-def _engine(reader: Reader, index: Any, mapped: bool, checked: bool) -> Engine:
+def _engine(reader: Reader, index: Any, error_weight: float, mapped: bool, checked: bool) -> Engine:
     header, d, M, K = reader.header, index.d, index.M, 1 << index.nbits
     # These first: their size in the file justifies what is allocated for nlist.
     sizes = reader.take("sizes", np.int64, (index.nlist,))
@@ -310,7 +317,7 @@ def _engine(reader: Reader, index: Any, mapped: bool, checked: bool) -> Engine:
     checkpoints = [_exit(reader, values, M, K, d) for values in take_value(header, "exits", list)]
     engine = Engine(
         codec, centroids, additive, checkpoints, index.metric_type, index.length_correction,
-        index.additive_weight,
+        index.additive_weight, error_weight,
     )  # fmt: skip
 
     if "codes" not in reader.tensors:

@@ -60,8 +60,8 @@ class IndexPreTransform:
     ----------
     d : dimension before the transforms. chain : the transforms. index : the one inside.
     nprobe, min_codes, nshort, exit_margin, M_search, rerank_device, length_correction,
-        additive_weight, training, cp, quantizer, use_precomputed_table, verbose : of the index
-        inside, set there.
+        additive_weight, error_weight, training, cp, quantizer, use_precomputed_table, verbose : of
+        the index inside, set there.
     ntotal, next_id, metric_type, nlist, M, nbits, code_size, codec, config, lists : of the index
         inside.
 
@@ -78,7 +78,7 @@ class IndexPreTransform:
 
     nprobe, nshort, exit_margin, rerank_device = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     length_correction, additive_weight, M_search = _OfIndex(), _OfIndex(), _OfIndex()
-    min_codes = _OfIndex()
+    min_codes, error_weight = _OfIndex(), _OfIndex()
     training, cp, quantizer, use_precomputed_table = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     verbose, ntotal, metric_type, metric_arg = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()
     nlist, M, nbits, code_size = _OfIndex(), _OfIndex(), _OfIndex(), _OfIndex()

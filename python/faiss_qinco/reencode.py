@@ -12,7 +12,7 @@ from .codec.codec import AdditiveTerm, QINCoCodec
 from .engine import BLOCK, Engine, residual_bases
 from .errors import ArgumentError
 from .progress import progress_bar
-from .ranking.fitting import FIRST_PART, POINTS_PER_CODEWORD, check_fit, first_tables, fit, norms
+from .ranking.fitting import FIRST_PART, POINTS_PER_CODEWORD, check_fit, first_tables, fit
 from .threads import get_num_threads
 from .training import Budget, TrainingConfig
 
@@ -94,6 +94,7 @@ def reencoded(
     lists = None if codec.nlist is None else stored.list_no
     bases = residual_bases(codec, None if codec.nlist is None else centroids)
     corrected, weight = engine.length_correction, engine.additive_weight
+    error_weight = engine.error_weight
     order = np.argsort(stored.ids, kind="stable")  # a mapped file is read as it lies
     # For `first_tables` and `fit` it is as a TrainingSet: it gives the rows of int64 numbers.
     term = None
@@ -103,29 +104,35 @@ def reencoded(
         tables = first_tables(codec, stored, some, lists, bases, training, None)  # type: ignore[arg-type]
         assert tables is not None  # there is time
         term = AdditiveTerm(tables, bases, weight)
-    codes, lengths = np.empty((n, codec.M), np.uint8), np.empty(n, np.float32)
-    if engine.length_correction and x is None:
-        lengths = core.lengths(stored.list_no, stored.codes, core.export_bias(0, n))
+    codes = np.empty((n, codec.M), np.uint8)
     with progress_bar("re-encoding", n, "vector", progress) as bar:
         for begin in range(0, n, BLOCK):
             rows = order[begin : begin + BLOCK]
             vectors = stored[rows]
             codes[rows] = _encode(codec, stored, rows, vectors, term, training.device)
-            if x is not None:
-                lengths[rows] = norms(vectors)
             bar.to(begin + len(rows))
     fitted = fit(
         codec, stored, bases, lists, engine.metric, training, corrected, weight,  # type: ignore[arg-type]
-        Budget(training.seconds(n)), None if term is None else term.codebooks,
+        Budget(training.seconds(n)), None if term is None else term.codebooks, error_weight,
     )  # fmt: skip
-    new = Engine(fitted[0], centroids, fitted[1], fitted[2], engine.metric, corrected, weight)
+    new = Engine(
+        fitted[0], centroids, fitted[1], fitted[2], engine.metric, corrected, weight, error_weight
+    )
+    extra = None
+    if new.core.has_extra and x is None:
+        extra = core.extras(stored.list_no, stored.codes, core.export_bias(0, n))
+    elif new.core.has_extra:
+        extra = np.empty(n, np.float32)
+        for begin in range(0, n, BLOCK):
+            rows = order[begin : begin + BLOCK]
+            extra[rows] = new.extra_of(stored[rows], stored.list_no[rows], codes[rows])
     without = np.full(core.ntotal - n, -1)  # they have numbers and no code
     new.core.add(
         np.concatenate((stored.list_no, without)),
         np.concatenate((codes, np.zeros((len(without), codec.M), np.uint8))),
-        lengths=np.concatenate((lengths, np.zeros(len(without), np.float32)))
-        if corrected
-        else None,
+        extra=None
+        if extra is None
+        else np.concatenate((extra, np.zeros(len(without), np.float32))),
         ids=np.concatenate((stored.ids, without)),
         n_threads=get_num_threads(),
     )

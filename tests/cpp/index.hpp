@@ -38,48 +38,53 @@ struct Index {
   Metric metric;
   std::shared_ptr<const QincoWeights> weights;
   std::shared_ptr<const AdditiveTables> tables;
-  std::vector<float> centroids, q, lengths;
-  bool corrects_length;
+  std::vector<float> centroids, q, extra;
+  bool has_extra;
   std::vector<idx_t> list_no, ids;
   std::vector<std::uint8_t> codes;
   std::shared_ptr<Engine> engine;
 
-  explicit Index(Metric metric_, bool ivf = true, bool corrects_length_ = false)
+  explicit Index(Metric metric_, bool ivf = true, bool has_extra_ = false)
       : model(rng, ivf, true, d, 20, ivf ? 3 : 2),
         metric(metric_),
         weights(std::make_shared<QincoWeights>(model.weights())),
         tables(std::make_shared<AdditiveTables>(3, 16, d, rng.floats(3 * 16 * d, 0.3f).data())),
         centroids(nlist * d),
         q(rng.floats(nq * d, 2)),
-        lengths(rng.floats(n)),
-        corrects_length(corrects_length_),
+        extra(rng.floats(n)),
+        has_extra(has_extra_),
         codes(rng.codes(n * 3, 16)) {
     for (idx_t i = 0; i < n; ++i) {
       list_no.push_back(rng.integer(0, nlist - 2));  // the last list stays empty
       ids.push_back(i * 7 - 100);
-      lengths[i] = 0.5f + std::abs(lengths[i]);
+      extra[i] = 0.5f + std::abs(extra[i]);
     }
     const std::vector<idx_t> all{0, 1, 2, 3, 4};
     decode(*weights, nlist, all.data(), codes.data(), 3, ivf ? 0 : 1, centroids.data(), {1});
-    if (corrects_length) round_lengths();
+    if (has_extra) round_extra();
     engine = filled(parts());
   }
 
-  // To such as the ratios that are stored give back.
-  void round_lengths() {
-    std::vector<float> norms(n);
-    tables->norms(nlist, centroids.data(), n, list_no.data(), codes.data(), norms.data(), {1});
+  // To such as what is stored gives back.
+  void round_extra() {
+    std::vector<float> of_code(n);
+    if (metric == Metric::L2) {
+      tables->bias(nlist, centroids.data(), n, list_no.data(), codes.data(), of_code.data(), {1});
+      for (idx_t i = 0; i < n; ++i)
+        extra[i] = std::max(to_float(to_bf16(of_code[i] + extra[i])) - of_code[i], 0.0f);
+      return;
+    }
+    tables->norms(nlist, centroids.data(), n, list_no.data(), codes.data(), of_code.data(), {1});
     for (idx_t i = 0; i < n; ++i)
-      lengths[i] = norms[i] / (1 + to_float(to_bf16(length_ratio(norms[i], lengths[i]) - 1)));
+      extra[i] = of_code[i] / (1 + to_float(to_bf16(length_ratio(of_code[i], extra[i]) - 1)));
   }
 
   Engine::Parts parts() const {
-    return {nlist,   3,  4,  metric,  centroids.data(), tables,
-            weights, {}, {}, nullptr, corrects_length};
+    return {nlist, 3, 4, metric, centroids.data(), tables, weights, {}, {}, nullptr, has_extra};
   }
   std::shared_ptr<Engine> filled(const Engine::Parts& from) const {
     auto made = std::make_shared<Engine>(from);
-    made->add(n, list_no.data(), codes.data(), lengths.data(), ids.data(), {1});
+    made->add(n, list_no.data(), codes.data(), extra.data(), ids.data(), {1});
     return made;
   }
 
@@ -93,7 +98,8 @@ struct Index {
   std::vector<float> decoded(const QincoWeights& by) const {
     std::vector<float> x(n * d);
     decode(by, n, list_no.data(), codes.data(), 3, 3, x.data(), {1});
-    for (idx_t i = 0; i < n && corrects_length; ++i) stretch(&x[i * d], d, lengths[i]);
+    for (idx_t i = 0; i < n && has_extra && metric == Metric::InnerProduct; ++i)
+      stretch(&x[i * d], d, extra[i]);
     return x;
   }
 

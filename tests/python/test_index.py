@@ -458,6 +458,7 @@ def test_trained_quantizer_is_kept_and_cp_is_used(learn):
 
 def test_train_from_codec(filled, learn, base, queries):
     index = fq.IndexIVFQINCo(faiss.IndexFlatL2(128), 128, 16, 4, config=TINY)
+    index.error_weight = filled.error_weight
     index.train_from_codec(learn, filled.codec)
     index.add(base[:3000])
     filled.nprobe = index.nprobe = 4

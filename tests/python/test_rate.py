@@ -83,7 +83,7 @@ def test_is_a_search_of_the_cut_index(trained, learn, base, queries, metric, cor
     list_no, codes = index._engine.encode(x, None, "cpu")
     lengths = np.linalg.norm(x, axis=1) if corrected else None
     for to in (index, cut):
-        to.lists.add(list_no, codes[:, : to.M].copy(), lengths=lengths)
+        to.lists.add(list_no, codes[:, : to.M].copy(), extra=lengths)
     check_same(index, cut, queries)
 
 

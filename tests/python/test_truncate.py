@@ -65,7 +65,7 @@ def test_a_cut_index_is_of_the_first_codes(trained, base, queries, metric):
         lists, lengths = np.full(len(codes), list_no), None
         if metric == faiss.METRIC_INNER_PRODUCT:
             lengths = np.linalg.norm(x[cut.lists.get_ids(list_no)], axis=1)
-        again.lists.add(lists, codes, lengths=lengths)
+        again.lists.add(lists, codes, extra=lengths)
         bias = again.lists.get_bias(list_no)
         np.testing.assert_allclose(bias, cut.lists.get_bias(list_no), rtol=2e-3)
 

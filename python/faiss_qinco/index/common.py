@@ -69,7 +69,7 @@ class QINCoIndex(Training, Searching, Codes):
         index._M_search = None if self._M_search is None else min(self._M_search, M)
         index._exit_margin, index._rerank_device = self._exit_margin, self._rerank_device
         index._length_correction = self._length_correction
-        index._additive_weight = self._additive_weight
+        index._additive_weight, index._error_weight = self._additive_weight, self._error_weight
         index._engine = engine.truncate(M)
         return index
 

@@ -26,8 +26,8 @@ class Settings:
 
     __slots__ = (
         "M", "_M_search", "__weakref__", "_additive_weight", "_coarse", "_config", "_engine",
-        "_exit_margin", "_length_correction", "_min_codes", "_nshort", "_operating_points",
-        "_rerank_device", "d",
+        "_error_weight", "_exit_margin", "_length_correction", "_min_codes", "_nshort",
+        "_operating_points", "_rerank_device", "d",
         "metric_arg", "metric_type", "nbits", "nlist", "training", "verbose",
     )  # fmt: skip
 
@@ -57,6 +57,7 @@ class Settings:
         self._exit_margin, self._rerank_device = 1.0, "cpu"
         self._length_correction = metric == faiss.METRIC_INNER_PRODUCT
         self._additive_weight = DEFAULT_WEIGHT
+        self._error_weight: float | None = None
         self._coarse = coarse
         self._engine: Engine | None = None
 
@@ -223,6 +224,35 @@ class Settings:
         self._additive_weight = check_number("additive_weight", value, 0.0, MOST_WEIGHT)
         if self._engine is not None:
             self._engine.additive_weight = self._additive_weight
+
+    @property
+    def error_weight(self) -> float | None:
+        """What the squared error of a stored vector counts in its distance to a query.
+
+        With L2, D is |q - x̂|² + error_weight · |x - x̂|², x̂ being what `reconstruct` gives: an
+        estimate of the distance to x itself, which ranks better. The error is known when x is
+        added, and its term is read out of the bias that stands beside the code, to within what its
+        two bytes say; so it takes no memory. With inner product and `length_correction`, what is
+        decoded is shortened by error_weight / 2 of its relative error, in `reconstruct` too, and D
+        is the inner product with that; without `length_correction` it does nothing. Vectors that
+        come as codes (`add_sa_codes`) count as of the training's mean error.
+
+        Default None: `train` measures which is best (10@10 among vectors that nothing was fitted
+        to), and it is that number from then on; 0 where little is gained, or with less than some
+        4000 training vectors. 0: D is the distance to what `reconstruct` returns.
+
+        Set it before `train`. Raises RuntimeError once trained, TypeError for what is no number,
+        ValueError below 0 or not finite.
+        """
+        return self._error_weight if self._engine is None else self._engine.error_weight
+
+    @error_weight.setter
+    def error_weight(self, value: float | None) -> None:
+        if value is not None:
+            value = check_number("error_weight", value, 0.0, MOST_WEIGHT)
+        if self._engine is not None and value != self._engine.error_weight:
+            raise RuntimeError("error_weight: to be set before the index is trained")
+        self._error_weight = value
 
     def precompute_table(self) -> None:
         """Compute what the first network returns for every list and code (without lists: for

@@ -101,10 +101,10 @@ class Training(Settings):
         data = self._training_set(x, self.d)
         data, list_no = self._assigned(data, engine.centroids)
         training = dataclasses.replace(self.training, student=True)
-        codec, _, checkpoints = fit(
+        codec, _, checkpoints, _ = fit(
             engine.codec.with_student(None), data, engine.bases, list_no, self.metric_type,
             training, self.length_correction, self.additive_weight,
-            Budget(training.seconds(len(data))), engine.additive,
+            Budget(training.seconds(len(data))), engine.additive, engine.error_weight,
         )  # fmt: skip
         # The tables stay: the biases that are stored belong to them.
         with engine.changing():
@@ -226,17 +226,17 @@ class Training(Settings):
     ) -> Engine:
         """The engine of a codec: tables, a student and early exit fitted to training vectors."""
         bases = residual_bases(codec, centroids)
-        codec, additive, checkpoints = from_first(
+        codec, additive, checkpoints, error_weight = from_first(
             lambda: fit(
                 codec, data, bases, list_no, self.metric_type, self.training,
-                self.length_correction, self.additive_weight, budget,
+                self.length_correction, self.additive_weight, budget, None, self._error_weight,
             )
         )  # fmt: skip
         if centroids is None:
             centroids = bases
         engine = Engine(
             codec, centroids, additive, checkpoints, self.metric_type, self.length_correction,
-            self.additive_weight,
+            self.additive_weight, error_weight,
         )  # fmt: skip
         if self._wants_direct_map():
             engine.core.make_direct_map()

@@ -19,6 +19,7 @@ from ..checks import check_matrix
 from ..codec.config import EFFORTS
 from ..engine import BLOCK, BLOCK_VALUES
 from ..progress import Bar, progress_bar
+from ..ranking.error_term import bfloat16
 from ..storage.container import Path, open_tensors, take_number, write_tensors
 from .memory import check_memory
 from .model import fingerprint_of, has_beside, leaf_of
@@ -48,14 +49,13 @@ def encode_rows(
     leaf = leaf_of(index)
     engine = leaf._check_trained()
     view = x if leaf is index else index._view(x)
-    list_no, codes, lengths = engine.encode_all(
+    list_no, codes, extra = engine.encode_all(
         view, leaf._coarse, device, Bar() if bar is None else bar, effort, done
     )
     beside = None
     if has_beside(leaf):
-        beside = _bfloat16(
-            engine.core.bias(list_no, codes, lengths=lengths) - (0 if lengths is None else 1)
-        )
+        offset = 1 if leaf.length_correction else 0
+        beside = bfloat16(engine.core.bias(list_no, codes, extra=extra) - offset)
     narrow = np.where(list_no >= 0, list_no, NOT_STORED).astype(np.uint32)
     return Rows(narrow, _core.pack_codes(codes, leaf.nbits), beside, ids)
 
@@ -201,13 +201,6 @@ def memory_of(leaf: Any, x: Any, rows_per_shard: int) -> int:
     block = min(BLOCK, max(1, BLOCK_VALUES // max(leaf.d, x.shape[1])))
     of_row = x.shape[1] * (x.dtype.itemsize + 4) + 8 * leaf.d
     return int(block * of_row + rows_per_shard * (leaf.M + 2 * leaf.code_size + 40))
-
-
-def _bfloat16(x: np.ndarray) -> np.ndarray:
-    """As `put_bias` (core/bias.hpp) rounds them: x (n,) float32 -> (n,) uint16."""
-    most = np.float32(float.fromhex("0x1.FEp127"))  # the largest that is finite
-    bits = np.clip(np.asarray(x, np.float32), -most, most).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 class _Part:

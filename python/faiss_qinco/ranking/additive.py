@@ -9,7 +9,7 @@ import numpy as np
 
 # Of the tables' error in the choice of codes. SIFT, 8 codes, 50,000 stored: the tables' R@10 rises
 # from .814 to .836 and their error falls by 4 %, at .5 % more error of the codec and the same R@1
-# of re-ranking (`bench/additive_weight.py`).
+# of re-ranking (`bench/weights.py`).
 DEFAULT_WEIGHT, MOST_WEIGHT = 0.1, 1e6
 RIDGE = 1.0  # in vectors: pulls codewords that hardly occur towards zero
 

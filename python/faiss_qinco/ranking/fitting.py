@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import faiss
 import numpy as np
 
 from ..codec.codec import AdditiveTerm, QINCoCodec
@@ -24,6 +25,8 @@ from .early_exit import (
     nearest,
     range_margins,
 )
+from .error_term import error_weight as measured_weight
+from .error_term import shrinkage, with_term
 
 POINTS_PER_CODEWORD = 50  # training vectors, per unknown codeword of the M·K,
 FEW_POINTS = 4  # and with no time left; margins are then likely to be infinite
@@ -38,7 +41,7 @@ FEWEST = 1000  # queries, or candidates: with less, nothing is calibrated
 SHORTLIST = 1024  # candidates of a query
 RUN = 1 << 16  # vectors decoded at a time
 PROGRESS_VECTORS = 50_000  # a progress bar from here on
-MOST_STRETCH = 16.0  # by the correction of length, as in core/lengths.hpp
+MOST_STRETCH = 16.0  # by the correction of length, as in core/extra.hpp
 
 
 def fit(
@@ -52,15 +55,17 @@ def fit(
     additive_weight: float,
     budget: Budget | None = None,
     additive: np.ndarray | None = None,
-) -> tuple[QINCoCodec, np.ndarray, list[Checkpoint]]:
-    """The codec, with a student or without as `training` says, additive codebooks (M, K, d) float32
-    and checkpoints, from training vectors x: (n, d) float32, or what gives such rows for a slice or
-    integers. A student that the codec has is kept.
+    error_weight: float | None = None,
+) -> tuple[QINCoCodec, np.ndarray, list[Checkpoint], float]:
+    """The codec, with a student or without as `training` says, additive codebooks (M, K, d)
+    float32, checkpoints and the weight of the error term, from training vectors x: (n, d) float32,
+    or what gives such rows for a slice or integers. A student that the codec has is kept.
 
     bases (nlist, d), and with an IVF list_no (n,) int64: what the codebooks' residuals are to.
     length_correction: whether searches stretch what is decoded to the stored vectors' lengths.
     additive_weight: of the tables' error in the choice of codes; by codebooks that are known
     already, `additive`, or else by some that are fitted first.
+    error_weight: of the error term; None: measured, with too few vectors or no time left 0.
     budget: with little time left fewer vectors are encoded (`POINTS_PER_CODEWORD` for each of the
     M·K codewords, `FEW_POINTS` at least), and with none left then there are no checkpoints; None:
     no limit.
@@ -108,31 +113,56 @@ def fit(
             targets = {first: xs - decoded(decoder, part, first) for first in exits}
             equations.update(codes[part], {0: xs - bases[chosen[part]], **targets})
 
+    def measured() -> float:
+        # What the codec was trained on it says too well: only vectors that it held out will do.
+        held_out = slice(training.n_held_out(len(order)))
+        x_held, x_hat = x[rows[held_out]], decoded(codec, held_out, codec.M)
+        if len(x_hat) < FEWEST:
+            return 0.0
+        if length_correction:
+            x_hat = stretched(x_hat, norms(x_held))
+        base = bases[chosen[held_out]]
+        tables = add_tail(base, codes[held_out], equations.solve())
+        return measured_weight(x_held, x_hat, tables, base, metric)
+
     if not in_time:
         update(0, len(rows))
-        return codec, equations.solve(), []
+        return codec, equations.solve(), [], error_weight or 0.0
     show = training.progress and len(rows) >= PROGRESS_VECTORS
     with progress_bar("early exit", 3, "step", show) as bar:
         update(0, n_fitted)
         bar.to(1)
         rest = slice(n_fitted, len(rows))
-        exact, copies = decoded(codec, rest, codec.M), x[rows[rest][:QUERIES]]
+        stored, exact = x[rows[rest]], decoded(codec, rest, codec.M)
         others = np.concatenate((order[len(codes) :], rows[:n_fitted]))[:QUERIES]
+        queries, copies = x[others], stored[:QUERIES]
         approximations = [add_tail(bases[chosen[rest]], codes[rest], equations.solve())]
         approximations += [
             add_tail(decoded(decoder, rest, first), codes[rest], equations.solve(first))
             for first in exits
         ]
         if length_correction:
-            lengths = np.concatenate([norms(x[rows[part]]) for part in parts(n_fitted, len(rows))])
+            lengths = norms(stored)
             exact, *approximations = (stretched(a, lengths) for a in (exact, *approximations))
-        found, ranges = calibrate(x[others], copies, approximations, exact, metric)
+        takes_term = length_correction or metric == faiss.METRIC_L2
+        if error_weight is None:
+            error_weight = measured() if takes_term else 0.0
+        if takes_term and error_weight > 0:
+            errors = np.square(stored - exact).sum(axis=1)
+            if length_correction:
+                factors = shrinkage(errors, np.square(lengths), error_weight)[:, None]
+                exact, *approximations = (a * factors for a in (exact, *approximations))
+            else:
+                term = error_weight * errors
+                exact, *approximations = (with_term(a, term) for a in (exact, *approximations))
+                queries, copies = with_term(queries, 0), with_term(copies, 0)
+        found, ranges = calibrate(queries, copies, approximations, exact, metric)
         bar.to(2)
         update(n_fitted, len(rows))
         tails = [np.empty((0, codec.K, codec.d), np.float32), *map(equations.solve, exits)]
         bar.to(3)
     checkpoints = map(Checkpoint, [0, *exits], found.tolist(), tails, ranges)
-    return codec, equations.solve(), list(checkpoints)
+    return codec, equations.solve(), list(checkpoints), error_weight
 
 
 def parts(begin: int, end: int) -> list[slice]:

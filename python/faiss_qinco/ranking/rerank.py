@@ -36,9 +36,10 @@ def rerank(
     codec : decodes.
     queries : (n, d) float32.
     shortlist : slice of the queries -> their candidates: ids and list_no (nq, n_short) int64,
-        codes (nq, n_short, m) uint8, all M of them or the first m, lengths (nq, n_short) float32 to
-        stretch decoded vectors to, or (0, n_short), as `Engine.shortlist` of the extension gives
-        them, missing ones last.
+        codes (nq, n_short, m) uint8, all M of them or the first m, extra (nq, n_short) float32,
+        what is added to their distances or what decoded vectors are stretched to
+        (core/extra.hpp), or (0, n_short), as `Engine.shortlist` of the extension gives them,
+        missing ones last.
     n_short, k, metric : candidates and results of a query; faiss's number of the metric.
     device : a torch device.
 
@@ -55,11 +56,11 @@ def rerank(
     D = torch.full((n, k), torch.nan, device=device)
     I = torch.full((n, k), -1, device=device)
     for part in chunks(n, max(1, CANDIDATES // n_short)):
-        ids, list_no, codes, lengths = shortlist(part)
+        ids, list_no, codes, extra = shortlist(part)
         width = int((list_no >= 0).sum(axis=1).max())
         if width == 0:
             continue
-        found = (ids, list_no, codes, lengths)
+        found = (ids, list_no, codes, extra)
         arrays = (queries[part], *(a[:, :width] for a in found))
         score, best = _best(
             codec, device, k, metric, *(torch.tensor(a, device=device) for a in arrays)
@@ -81,16 +82,16 @@ def _best(
     ids: Tensor,
     list_no: Tensor,
     codes: Tensor,
-    lengths: Tensor,
+    extra: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Scores and ids (nq, up to k) of the best candidates (nq, n_short), NaN where missing."""
     if use_bf16(None, device) and ids.shape[1] > 2 * (k + MORE):
-        score = _scores(codec, device, torch.bfloat16, metric, q, list_no, codes, lengths)
+        score = _scores(codec, device, torch.bfloat16, metric, q, list_no, codes, extra)
         best = _ranked(score, ids, k + MORE)
         ids, list_no = ids.gather(1, best), list_no.gather(1, best)
         codes = codes.gather(1, best[:, :, None].expand(-1, -1, codes.shape[2]))
-        lengths = lengths.gather(1, best[: len(lengths)])
-    score = _scores(codec, device, torch.float32, metric, q, list_no, codes, lengths)
+        extra = extra.gather(1, best[: len(extra)])
+    score = _scores(codec, device, torch.float32, metric, q, list_no, codes, extra)
     best = _ranked(score, ids, k)
     return score.gather(1, best), ids.gather(1, best)
 
@@ -110,10 +111,10 @@ def _scores(
     q: Tensor,
     list_no: Tensor,
     codes: Tensor,
-    lengths: Tensor,
+    extra: Tensor,
 ) -> Tensor:
     """Squared L2 distances or negated inner products (nq, n_short) of queries (nq, d) and decoded
-    candidates, stretched to `lengths` where there are some; NaN where list_no is -1. Products are
+    candidates, with their `extra` where there is some; NaN where list_no is -1. Products are
     in `dtype`, x̂ adds up in float32."""
     n_short, base, steps = list_no.shape[1], codec._model(device).base, codec._steps(device, dtype)
     mean = torch.tensor(codec.mean, device=device)
@@ -128,12 +129,14 @@ def _scores(
         for step, code in zip(steps, codes[part].T.long(), strict=True):
             x += step.f(code, x.to(dtype) @ step.W_x)
         x.mul_(codec.std).add_(mean)
-        if len(lengths):
-            factor = lengths.flatten()[part] / x.norm(dim=1).clamp(min=1e-30)
+        if len(extra) and metric != faiss.METRIC_L2:
+            factor = extra.flatten()[part] / x.norm(dim=1).clamp(min=1e-30)
             x.mul_(factor.clamp(max=MOST_STRETCH)[:, None])
         rows = q.index_select(0, torch.arange(part.start, part.stop, device=q.device) // n_short)
         if metric == faiss.METRIC_L2:
             score[part] = rows.sub_(x).square_().sum(1)
+            if len(extra):
+                score[part] += extra.flatten()[part]
         else:
             score[part] = -rows.mul_(x).sum(1)
     return score.view_as(list_no).masked_fill_(list_no < 0, torch.nan)

@@ -132,6 +132,11 @@ class TrainingConfig:
             return self.max_seconds  # type: ignore[return-value]  # no other str passes the check
         return min(max(LEAST_SECONDS, SECONDS_PER_VECTOR * n), MOST_SECONDS)
 
+    def n_held_out(self, n: int) -> int:
+        """How many of n training vectors are held out: the first of a permutation of n by `seed`,
+        the first that `numpy.random.default_rng` makes."""
+        return min(self.n_validation, max(1, n // 10))
+
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
     """The value, where it is a number (NumPy's too) in low <= value <= high, NaN being in none;

@@ -103,7 +103,7 @@ class Run:
         self.budget, self.device, self.n_later = budget, device, n_later
         self.dtype = torch.bfloat16 if use_bf16(training.bf16, device) else torch.float32
         self.rng = np.random.default_rng(training.seed)
-        self.held_out, self.rows = split(len(data), training.n_validation, self.K, self.rng)
+        self.held_out, self.rows = split(len(data), training, self.K, self.rng)
         self.mean, self.std = data.normalisation()
         with torch.random.fork_rng(devices=[]):  # the caller's generator goes on as it was
             torch.default_generator.manual_seed(training.seed)
@@ -468,11 +468,10 @@ class Run:
 
 
 def split(
-    n: int, n_validation: int, K: int, rng: np.random.Generator
+    n: int, training: TrainingConfig, K: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the vectors held out and of those to train on; where they are too few for both,
     those held out are trained on as well."""
-    rows = rng.permutation(n)
-    n_validation = min(n_validation, max(1, n // 10))
-    few = n - n_validation < K
-    return rows[:n_validation], rows if few else rows[n_validation:]
+    rows, n_held_out = rng.permutation(n), training.n_held_out(n)
+    few = n - n_held_out < K
+    return rows[:n_held_out], rows if few else rows[n_held_out:]

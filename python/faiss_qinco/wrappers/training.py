@@ -56,7 +56,7 @@ def _copy_engine(source: Any, target: Any) -> None:
         target.quantizer = faiss.clone_index(source.quantizer)
     target._engine = Engine(
         e.codec, e.centroids, e.additive, e.checkpoints, e.metric, e.length_correction,
-        target.additive_weight,
+        target.additive_weight, e.error_weight,
     )  # fmt: skip
     if target._wants_direct_map():
         target._engine.core.make_direct_map()

@@ -28,8 +28,8 @@ struct Pair : Index {
   std::shared_ptr<AdditiveTables> first_tables;
   std::shared_ptr<const QincoWeights> first_weights;
 
-  Pair(int m_, Metric of, bool ivf = true, bool corrected = false)
-      : Index(of, ivf, corrected),
+  Pair(int m_, Metric of, bool ivf = true, bool has_extra_ = false)
+      : Index(of, ivf, has_extra_),
         m(m_),
         first_tables(std::make_shared<AdditiveTables>(m, 16, d, rng.floats(m * 16 * d).data())) {
     test::Model first = model;
@@ -42,7 +42,7 @@ struct Pair : Index {
     std::vector<std::uint8_t> cut;
     for (idx_t i = begin; i < end; ++i)
       cut.insert(cut.end(), &codes[i * 3], &codes[i * 3] + to.M());
-    to.add(end - begin, &list_no[begin], cut.data(), &lengths[begin], &ids[begin], {1});
+    to.add(end - begin, &list_no[begin], cut.data(), &extra[begin], &ids[begin], {1});
   }
   std::shared_ptr<Engine> cut() const {
     Engine::Parts from = parts();
@@ -60,7 +60,7 @@ struct Pair : Index {
 
 // All that can be asked of a search by the first codes of one, and of the other.
 void check_same(const Engine& rated, const Engine& cut, Call call) {
-  const auto lengths_of = [&](idx_t n) { return rated.corrects_length() ? n : 0; };
+  const auto extras_of = [&](idx_t n) { return rated.has_extra() ? n : 0; };
   for (idx_t nshort : {0, 7, 60}) {
     call.nshort = nshort;
     Call whole = call;
@@ -71,7 +71,7 @@ void check_same(const Engine& rated, const Engine& cut, Call call) {
     CHECK(got.I == expected.I);
     for (std::size_t i = 0; i < got.D.size(); ++i)
       CHECK(got.D[i] == doctest::Approx(expected.D[i]).epsilon(1e-5));
-    if (!rated.corrects_length()) CHECK(got == expected);
+    if (!rated.has_extra()) CHECK(got == expected);
 
     const float radius = expected.D[static_cast<std::size_t>(call.k) - 2] + 1e-3f;
     const auto hits = rated.range_search(call, radius, {2});
@@ -89,7 +89,7 @@ void check_same(const Engine& rated, const Engine& cut, Call call) {
   const auto m = static_cast<std::size_t>(call.n_codes);
   const auto found = [&](const Engine& engine, int n_codes) {
     call.n_codes = n_codes;
-    std::vector<float> D(n), length(static_cast<std::size_t>(lengths_of(call.n)) * call.k);
+    std::vector<float> D(n), length(static_cast<std::size_t>(extras_of(call.n)) * call.k);
     std::vector<idx_t> I(n), list_no(n);
     std::vector<std::uint8_t> codes(n * m);
     engine.search(call, call.k, D.data(), I.data(), {1},
@@ -109,10 +109,11 @@ void check_same(const Engine& rated, const Engine& cut, Call call) {
 TEST_CASE("rate: a search by the first codes is one of an engine of these codes") {
   for (int m : {1, 2})
     for (bool ivf : {true, false})
-      for (auto [metric, corrected] : {std::pair{Metric::L2, false},
+      for (auto [metric, has_extra] : {std::pair{Metric::L2, false},
+                                       {Metric::L2, true},
                                        {Metric::InnerProduct, false},
                                        {Metric::InnerProduct, true}}) {
-        Pair index(m, metric, ivf, corrected);
+        Pair index(m, metric, ivf, has_extra);
         Engine& engine = *index.engine;
         const Result before = run_search(index.call(7, 3, 60));
         CHECK_THROWS_AS(run_search(index.first_call(0)), StateError);
@@ -122,7 +123,7 @@ TEST_CASE("rate: a search by the first codes is one of an engine of these codes"
         index.add_to(*cut, 0, Index::n);
         engine.set_rate(index.first_tables, 123, {2});
         CHECK(engine.rate_fitted(m) == 123);
-        const std::size_t bias = metric == Metric::L2 || corrected ? Index::n * kBiasBytes : 0;
+        const std::size_t bias = metric == Metric::L2 || has_extra ? Index::n * kBiasBytes : 0;
         CHECK(engine.rates_nbytes() >= bias + index.first_tables->nbytes());
         check_same(engine, *cut, index.first_call(0));
 
@@ -251,8 +252,8 @@ TEST_CASE("rate: made while adds put lists in another order all the time") {
     while (!done) {
       std::vector<idx_t> ids;
       for (idx_t i = 0; i < Index::n; ++i) ids.push_back(rng.integer(0, idx_t{1} << 40));
-      engine.add(Index::n, index.list_no.data(), index.codes.data(), index.lengths.data(),
-                 ids.data(), {});
+      engine.add(Index::n, index.list_no.data(), index.codes.data(), index.extra.data(), ids.data(),
+                 {});
       if (engine.ntotal() > 100 * Index::n) engine.reset({});
     }
   });
@@ -263,10 +264,11 @@ TEST_CASE("rate: made while adds put lists in another order all the time") {
 }
 
 TEST_CASE("rate: what is removed and merged takes what stands beside it along") {
-  for (auto [metric, corrected] : {std::pair{Metric::L2, false},
+  for (auto [metric, has_extra] : {std::pair{Metric::L2, false},
+                                   {Metric::L2, true},
                                    {Metric::InnerProduct, true},
                                    {Metric::InnerProduct, false}}) {
-    Pair index(2, metric, true, corrected);
+    Pair index(2, metric, true, has_extra);
     Engine& engine = *index.engine;
     const auto cut = index.cut();
     index.add_to(*cut, 0, Index::n);

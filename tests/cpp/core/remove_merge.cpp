@@ -165,8 +165,8 @@ TEST_CASE("engine: removes what a filter accepts or what has the ids, and nothin
           if (mapped) engine.make_direct_map({});
           const auto add = [&] {
             const idx_t* ids = with_ids ? index.ids.data() : nullptr;
-            engine.add(test::Index::n, index.list_no.data(), index.codes.data(),
-                       index.lengths.data(), ids, {1});
+            engine.add(test::Index::n, index.list_no.data(), index.codes.data(), index.extra.data(),
+                       ids, {1});
           };
           add();
           for (idx_t n : {idx_t{1000}, idx_t{7}, idx_t{3}, idx_t{2}, idx_t{1}}) {
@@ -283,7 +283,7 @@ TEST_CASE("engine: takes all of another one, which is empty then") {
       const auto add = [&](Engine& engine, idx_t begin, idx_t n, idx_t up) {
         std::vector<idx_t> ids;
         for (idx_t i = 0; i < n; ++i) ids.push_back(2 * i + up);
-        engine.add(n, &index.list_no[begin], &index.codes[begin * 3], &index.lengths[begin],
+        engine.add(n, &index.list_no[begin], &index.codes[begin * 3], &index.extra[begin],
                    ids.data(), {});
       };
       if (mapped) one.make_direct_map({}), other.make_direct_map({});
@@ -376,9 +376,10 @@ TEST_CASE("engine: with random ids lists are sorted by them, and all that goes w
 
 TEST_CASE("engine: other vectors for ids, in their list or in another") {
   test::Rng rng;
-  for (auto [metric, corrected] : {std::pair{Metric::L2, false}, {Metric::InnerProduct, true}})
+  for (auto [metric, has_extra] :
+       {std::pair{Metric::L2, false}, {Metric::L2, true}, {Metric::InnerProduct, true}})
     for (bool wide : {false, true}) {
-      test::Index index(metric, true, corrected);
+      test::Index index(metric, true, has_extra);
       Engine engine(index.parts()), fresh(index.parts());
       const auto tables = std::make_shared<AdditiveTables>(
           2, 16, test::Index::d, rng.floats(2 * 16 * test::Index::d).data());
@@ -388,47 +389,47 @@ TEST_CASE("engine: other vectors for ids, in their list or in another") {
       for (idx_t i = 0; i < test::Index::n; ++i) {
         ids.push_back(wide ? rng.integer(0, idx_t{1} << 40) : i);
         expected[ids.back()] = {
-            index.list_no[i], {&index.codes[3 * i], &index.codes[3 * i] + 3}, index.lengths[i]};
+            index.list_no[i], {&index.codes[3 * i], &index.codes[3 * i] + 3}, index.extra[i]};
       }
-      engine.add(test::Index::n, index.list_no.data(), index.codes.data(), index.lengths.data(),
+      engine.add(test::Index::n, index.list_no.data(), index.codes.data(), index.extra.data(),
                  ids.data(), {});
       std::vector<idx_t> list_no(1);
-      CHECK_THROWS_AS(engine.update(1, ids.data(), list_no.data(), index.codes.data(),
-                                    index.lengths.data(), {}),
-                      StateError);
+      CHECK_THROWS_AS(
+          engine.update(1, ids.data(), list_no.data(), index.codes.data(), index.extra.data(), {}),
+          StateError);
       engine.make_direct_map({});
       fresh.make_direct_map({});
       for (int round = 0; round < 5; ++round) {
         std::shuffle(ids.begin(), ids.end(), rng.engine);
         const idx_t n = round == 0 ? 1 : 150;
         const auto codes = rng.codes(3 * n, 16);
-        std::vector<float> lengths;  // representable ones
+        std::vector<float> extra;  // representable ones
         list_no.clear();
         for (idx_t i = 0; i < n; ++i) {
           list_no.push_back(rng.integer(0, 4));
-          lengths.push_back(1 + static_cast<float>(i));
-          expected[ids[i]] = {list_no.back(), {&codes[3 * i], &codes[3 * i] + 3}, lengths.back()};
+          extra.push_back(1 + static_cast<float>(i));
+          expected[ids[i]] = {list_no.back(), {&codes[3 * i], &codes[3 * i] + 3}, extra.back()};
         }
-        engine.update(n, ids.data(), list_no.data(), codes.data(), lengths.data(), {});
+        engine.update(n, ids.data(), list_no.data(), codes.data(), extra.data(), {});
       }
       CHECK(engine.ntotal() == test::Index::n);
       std::vector<std::uint8_t> codes;
-      std::vector<float> lengths;
+      std::vector<float> extra;
       list_no.clear(), ids.clear();
       for (const auto& [id, entry] : expected) {
         ids.push_back(id), list_no.push_back(std::get<0>(entry));
         codes.insert(codes.end(), std::get<1>(entry).begin(), std::get<1>(entry).end());
-        lengths.push_back(std::get<2>(entry));
+        extra.push_back(std::get<2>(entry));
       }
-      fresh.add(test::Index::n, list_no.data(), codes.data(), lengths.data(), ids.data(), {});
+      fresh.add(test::Index::n, list_no.data(), codes.data(), extra.data(), ids.data(), {});
       Contents got = contents(engine), wanted = contents(fresh);
       std::sort(got.entries.begin(), got.entries.end());
       std::sort(wanted.entries.begin(), wanted.entries.end());
       CHECK(got == wanted);
       CHECK(find_all(engine, got).size() == ids.size());
-      if (!corrected) fresh.set_rate(tables, 1, {});
+      if (!has_extra) fresh.set_rate(tables, 1, {});
       test::Call call = index.call(7, 3, 0);
-      for (int n_codes = 0; n_codes <= (corrected ? 0 : 2); n_codes += 2) {
+      for (int n_codes = 0; n_codes <= (has_extra ? 0 : 2); n_codes += 2) {
         call.n_codes = n_codes;
         call.engine = &engine;
         const test::Result result = run_search(call);
@@ -444,13 +445,12 @@ TEST_CASE("engine: other vectors for ids, in their list or in another") {
       // What is refused changes nothing.
       const Contents before = contents(engine);
       const std::vector<idx_t> twice{ids[0], ids[0]}, unknown{ids[0], -77}, lists{0, 1}, bad{0, 5};
+      CHECK_THROWS_AS(engine.update(2, twice.data(), lists.data(), codes.data(), extra.data(), {}),
+                      CheckError);
       CHECK_THROWS_AS(
-          engine.update(2, twice.data(), lists.data(), codes.data(), lengths.data(), {}),
-          CheckError);
-      CHECK_THROWS_AS(
-          engine.update(2, unknown.data(), lists.data(), codes.data(), lengths.data(), {}),
+          engine.update(2, unknown.data(), lists.data(), codes.data(), extra.data(), {}),
           StateError);
-      CHECK_THROWS_AS(engine.update(2, ids.data(), bad.data(), codes.data(), lengths.data(), {}),
+      CHECK_THROWS_AS(engine.update(2, ids.data(), bad.data(), codes.data(), extra.data(), {}),
                       CheckError);
       CHECK(contents(engine) == before);
     }

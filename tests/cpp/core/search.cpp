@@ -33,10 +33,12 @@ std::shared_ptr<EarlyExit> one_margin() {
 }  // namespace
 
 TEST_CASE("search: with all lists and a full shortlist it is brute force over decoded vectors") {
-  for (auto [metric, corrected] : {std::pair{Metric::L2, false},
+  for (auto [metric, has_extra] : {std::pair{Metric::L2, false},
+                                   {Metric::L2, true},
                                    {Metric::InnerProduct, false},
                                    {Metric::InnerProduct, true}}) {
-    Index index(metric, true, corrected);
+    Index index(metric, true, has_extra);
+    const bool adds = has_extra && metric == Metric::L2;
     const std::vector<float> x = index.decoded(*index.weights);
     const idx_t k = 10;
     for (bool filtered : {false, true}) {
@@ -48,13 +50,14 @@ TEST_CASE("search: with all lists and a full shortlist it is brute force over de
         TopK expected(k);
         for (idx_t j = 0; j < Index::n; ++j)
           if (!filtered || (index.ids[j] >= 0 && index.ids[j] < Index::n * 4))
-            expected.push({exact_score(&index.q[i * Index::d], &x[j * Index::d], Index::d, metric),
+            expected.push({exact_score(&index.q[i * Index::d], &x[j * Index::d], Index::d, metric) +
+                               (adds ? index.extra[j] : 0),
                            index.ids[j], 0, 0});
         for (idx_t r = 0; r < k; ++r) {
           const Candidate& c = expected.sorted()[r];
           CHECK(got.I[i * k + r] == c.id);
           const float D = metric == Metric::L2 ? c.score : -c.score;
-          if (corrected)  // lengths come back to within roundings
+          if (has_extra)  // extras come back to within roundings
             CHECK(got.D[i * k + r] == doctest::Approx(D));
           else
             CHECK(got.D[i * k + r] == D);

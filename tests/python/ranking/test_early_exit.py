@@ -120,15 +120,15 @@ def test_without_time_there_are_tables_and_nothing_more(trained, learn, queries)
     codec = fq.deserialize_index(trained[faiss.METRIC_L2]).codec
     lists = codec.encode(learn[:6000])[:, 0].astype(np.int64)
     args = codec, learn[:6000], codec.centroids(), lists, faiss.METRIC_L2, training(), False, 0.1
-    _, additive, checkpoints = fit(*args, Budget(1e-9))
+    _, additive, checkpoints, _ = fit(*args, Budget(1e-9))
     assert checkpoints == []
     index = fq.deserialize_index(trained[faiss.METRIC_L2])
     index._engine = Engine(
-        codec, codec.centroids(), additive, checkpoints, faiss.METRIC_L2, False, 0.1
+        codec, codec.centroids(), additive, checkpoints, faiss.METRIC_L2, False, 0.1, 0.0
     )
     index.add(learn[6000:8000])
     index.nprobe, index.nshort = 16, 50
     nearest = faiss.knn(queries, learn[6000:8000], 1)[1]
     assert (index.search(queries, 10)[1] == nearest).any(axis=1).mean() > 0.8
-    _, _, calibrated = fit(*args, Budget(None))
+    _, _, calibrated, _ = fit(*args, Budget(None))
     assert [c.n_codes for c in calibrated] == [0, 1, 2, 3]
