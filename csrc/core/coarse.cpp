@@ -19,19 +19,25 @@ float squared_norm(const float* x, idx_t d) {
   return sum_terms(d, [=](idx_t i) { return x[i] * x[i]; });
 }
 
+// The scores of q and rows (n, d): exact_score's.
+void score_rows(idx_t n, idx_t d, const float* q, const float* rows, Metric metric, float* out) {
+  score_rows_kernel()(n, d, q, rows, metric == Metric::InnerProduct, out);
+}
+
 // Fills scratch.scores (nq, nlist) with |c|^2 - 2 <q, c>, which is the score less |q|^2 (L2), or
 // with -<q, c>, and says a size that they exceed by roundings only, in either direction; inf where
 // the queries are too few, or the scores too large for floats.
 void score_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const float* q,
                  Metric metric, CoarseScratch& scratch) {
   constexpr idx_t kChunk = 1024;  // centroids whose products stay in a cache
-  auto& [best, columns, products, norms, scores, is_scored, size] = scratch;
+  auto& [best, columns, products, norms, origin, scores, is_scored, size] = scratch;
   is_scored = true;
   size = INFINITY;
   if (nq < 4) return;
   columns.assign(static_cast<std::size_t>(d * kBlock), 0.0f);
   products.resize(kChunk * kBlock);
   norms.resize(kChunk);
+  origin.assign(static_cast<std::size_t>(d), 0.0f);
   scores.resize(static_cast<std::size_t>(nq * nlist));
   float q_norm = 0, c_norm = 0;
   for (idx_t i = 0; i < nq; ++i) {
@@ -45,10 +51,10 @@ void score_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const f
     const idx_t n = std::min(kChunk, nlist - begin);
     const float* c = centroids + begin * d;
     gemm_f32_kernel()(n, kBlock, d, c, columns.data(), products.data(), Epilogue::Store);
+    score_rows(n, d, origin.data(), c, Metric::L2, norms.data());
     for (idx_t l = 0; l < n; ++l) {
-      const float norm = squared_norm(c + l * d, d);
-      c_norm = norm <= c_norm ? c_norm : norm;  // NaN stays
-      norms[l] = l2 ? norm : 0.0f;
+      c_norm = norms[l] <= c_norm ? c_norm : norms[l];  // NaN stays
+      if (!l2) norms[l] = 0;
     }
     for (idx_t i = 0; i < nq; ++i)
       for (idx_t l = 0; l < n; ++l)
@@ -73,8 +79,7 @@ void assign_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const 
   std::vector<TopK>& best = scratch.best;
   if (best.size() < static_cast<std::size_t>(nq)) best.resize(static_cast<std::size_t>(nq));
   for (idx_t i = 0; i < nq; ++i) best[i].reset(nprobe);
-  auto push = [&](idx_t i, idx_t l) {
-    const float s = exact_score(q + i * d, centroids + l * d, d, metric);
+  auto push = [&](idx_t i, idx_t l, float s) {
     if (s <= best[i].threshold()) best[i].push({s, l, 0, 0});
   };
   scratch.is_scored = nprobe > nlist / 4;  // the product costs more than it saves
@@ -88,12 +93,21 @@ void assign_block(idx_t nlist, const float* centroids, idx_t d, idx_t nq, const 
       const float* s = scratch.scores.data() + i * nlist;
       const float bound = bound_of_nth(s, nlist, nprobe, nprobe / 4 + 8, -2 * size, 2 * size);
       for (idx_t l = 0; l < nlist; ++l)
-        if (s[l] <= bound + 2 * error) push(i, l);
+        if (s[l] <= bound + 2 * error) {
+          float exact;
+          score_rows(1, d, q + i * d, centroids + l * d, metric, &exact);
+          push(i, l, exact);
+        }
     }
   } else {
-    // Centroids outside: each is read once for the whole block of queries.
-    for (idx_t l = 0; l < nlist; ++l)
-      for (idx_t i = 0; i < nq; ++i) push(i, l);
+    constexpr idx_t kChunk = 64;  // centroids read once for the whole block of queries
+    float scores[kChunk];
+    for (idx_t begin = 0; begin < nlist; begin += kChunk)
+      for (idx_t i = 0; i < nq; ++i) {
+        const idx_t n = std::min(kChunk, nlist - begin);
+        score_rows(n, d, q + i * d, centroids + begin * d, metric, scores);
+        for (idx_t l = 0; l < n; ++l) push(i, begin + l, scores[l]);
+      }
   }
   for (idx_t i = 0; i < nq; ++i, list_no += nprobe, score += nprobe) {
     std::fill_n(list_no, nprobe, idx_t{-1});
@@ -131,10 +145,13 @@ void ListOrder::reset(idx_t nlist, const float* centroids, idx_t d, idx_t nq, co
   const float norm = metric == Metric::L2 ? squared_norm(q_, d) : 0.0f;
   const float less = norm - 2 * error_of_scores(d, scratch.size);  // twice: for this sum as well
   heap_.clear();
+  std::vector<float>& scores = scratch.scores;
+  if (exact) {
+    scores.resize(static_cast<std::size_t>((i + 1) * nlist));
+    score_rows(nlist, d, q_, centroids, metric, scores.data() + i * nlist);
+  }
   for (idx_t l = 0; l < nlist; ++l)
-    heap_.emplace_back(exact ? exact_score(q_, centroids + l * d, d, metric)
-                             : scratch.scores[i * nlist + l] + less,
-                       exact, l);
+    heap_.emplace_back(scores[i * nlist + l] + (exact ? 0 : less), exact, l);
   for (idx_t p = 0; p < n; ++p)
     if (without[p] != -1) std::get<0>(heap_[without[p]]) = NAN;
   std::erase_if(heap_, [](const Entry& entry) { return std::isnan(std::get<0>(entry)); });
@@ -150,7 +167,7 @@ std::optional<std::pair<float, idx_t>> ListOrder::next() {
       heap_.pop_back();
       return found;
     }
-    score = exact_score(q_, centroids_ + list_no * d_, d_, metric_);
+    score_rows(1, d_, q_, centroids_ + list_no * d_, metric_, &score);
     exact = true;
     std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
   }

@@ -13,7 +13,7 @@ namespace fq {
 
 struct CoarseScratch {
   std::vector<TopK> best;
-  std::vector<float> columns, products, norms, scores;
+  std::vector<float> columns, products, norms, origin, scores;
   bool is_scored = false;  // the block of queries, if it is worth a product
   float size = 0;          // which the scores exceed by roundings only; inf: there are none
 };

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/distance.hpp"
+#include "dispatch/dispatch.hpp"
 
 namespace fq {
 namespace {
@@ -183,7 +183,8 @@ class BlockReranker {
     const bool l2 = metric_ == Metric::L2;
     if (extras_ && !l2) stretch(s_.original.data(), d_, s_.extra[i]);
     const float* q = q_ + s_.entries[i].query * d_;
-    const float score = exact_score(q, s_.original.data(), d_, metric_);
+    float score;
+    score_rows_kernel()(1, d_, q, s_.original.data(), !l2, &score);
     return extras_ && l2 ? score + s_.extra[i] : score;
   }
 

@@ -98,6 +98,16 @@ constexpr Implementation<SquaredNorms> kSquaredNorms[] = {
     {SimdLevel::Scalar, squared_norms_scalar},
 };
 
+constexpr Implementation<ScoreRows> kScoreRows[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx512, score_rows_avx512},
+    {SimdLevel::Avx2, score_rows_avx2},
+#elif defined(FAISS_QINCO_AARCH64)
+    {SimdLevel::Neon, score_rows_neon},
+#endif
+    {SimdLevel::Scalar, score_rows_scalar},
+};
+
 template <class Kernel, std::size_t N>
 Kernel best(const Implementation<Kernel> (&family)[N], SimdLevel level) {
   for (const auto& one : family)
@@ -145,6 +155,7 @@ GemmBf16 gemm_bf16_kernel(SimdLevel level) { return best(kGemmBf16, level); }
 RoundBf16 round_bf16_kernel(SimdLevel level) { return best(kRoundBf16, level); }
 SumRows sum_rows_kernel(SimdLevel level) { return best(kSumRows, level); }
 SquaredNorms squared_norms_kernel(SimdLevel level) { return best(kSquaredNorms, level); }
+ScoreRows score_rows_kernel(SimdLevel level) { return best(kScoreRows, level); }
 
 bool multiplies_bf16(SimdLevel level) { return gemm_bf16_kernel(level) != gemm_bf16_scalar; }
 

@@ -39,6 +39,7 @@ GemmBf16 gemm_bf16_kernel(SimdLevel level);
 RoundBf16 round_bf16_kernel(SimdLevel level);
 SumRows sum_rows_kernel(SimdLevel level);
 SquaredNorms squared_norms_kernel(SimdLevel level);
+ScoreRows score_rows_kernel(SimdLevel level);
 inline LutScan lut_scan_kernel() { return lut_scan_kernel(active_level()); }
 inline LutScanU8 lut_scan_u8_kernel() { return lut_scan_u8_kernel(active_level()); }
 inline GemmF32 gemm_f32_kernel() { return gemm_f32_kernel(active_level()); }
@@ -46,6 +47,7 @@ inline GemmBf16 gemm_bf16_kernel() { return gemm_bf16_kernel(active_level()); }
 inline RoundBf16 round_bf16_kernel() { return round_bf16_kernel(active_level()); }
 inline SumRows sum_rows_kernel() { return sum_rows_kernel(active_level()); }
 inline SquaredNorms squared_norms_kernel() { return squared_norms_kernel(active_level()); }
+inline ScoreRows score_rows_kernel() { return score_rows_kernel(active_level()); }
 
 // Whether the level has instructions for gemm_bf16; else gemm_f32 is the faster one.
 bool multiplies_bf16(SimdLevel level);

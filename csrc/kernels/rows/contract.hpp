@@ -1,5 +1,5 @@
-// rows: what happens to rows of numbers between two products. cols: a multiple of 16. Every level
-// gives the same bits as scalar (but for the payload of a NaN); no alignment is asked for.
+// rows: what happens to rows of numbers between two products. cols: a multiple of 16, d: any. Every
+// level gives the same bits as scalar (but for the payload of a NaN); no alignment is asked for.
 //
 // sum_rows: out[i] = the sum of rows[i * n_terms + t], t = 0 .. n_terms - 1, in that order; with
 // `clip`, max(sum, 0), where NaN becomes 0.
@@ -8,6 +8,9 @@
 //
 // squared_norms: out[i] = sum_j x[i][j]^2, x: (n, cols) row-major, added up as sum_terms does
 // (core/distance.hpp): 16 partial sums, then halves of them onto each other.
+//
+// score_rows: out[i] = exact_score of q (d) and x[i], (n, d) row-major: |q - x[i]|^2, or with
+// `inner_product` -<q, x[i]>.
 #pragma once
 
 #include <cstdint>
@@ -32,5 +35,17 @@ void squared_norms_scalar(std::int64_t n, std::int64_t cols, const float* x, flo
 void squared_norms_neon(std::int64_t n, std::int64_t cols, const float* x, float* out);
 void squared_norms_avx2(std::int64_t n, std::int64_t cols, const float* x, float* out);
 void squared_norms_avx512(std::int64_t n, std::int64_t cols, const float* x, float* out);
+
+using ScoreRows = void (*)(std::int64_t n, std::int64_t d, const float* q, const float* x,
+                           bool inner_product, float* out);
+
+void score_rows_scalar(std::int64_t n, std::int64_t d, const float* q, const float* x,
+                       bool inner_product, float* out);
+void score_rows_neon(std::int64_t n, std::int64_t d, const float* q, const float* x,
+                     bool inner_product, float* out);
+void score_rows_avx2(std::int64_t n, std::int64_t d, const float* q, const float* x,
+                     bool inner_product, float* out);
+void score_rows_avx512(std::int64_t n, std::int64_t d, const float* q, const float* x,
+                       bool inner_product, float* out);
 
 }  // namespace fq

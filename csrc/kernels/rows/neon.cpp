@@ -26,6 +26,38 @@ void sum(int64_t n, int64_t n_terms, int64_t cols, const float* const* rows, flo
     }
 }
 
+// The sum of 16 partial sums.
+inline float total(const float32x4_t* s) {
+  const float32x4_t sum = vaddq_f32(vaddq_f32(s[0], s[2]), vaddq_f32(s[1], s[3]));
+  const float32x2_t pair = vadd_f32(vget_low_f32(sum), vget_high_f32(sum));
+  return vget_lane_f32(pair, 0) + vget_lane_f32(pair, 1);
+}
+
+template <bool kInner>
+void score(int64_t n, int64_t d, const float* q, const float* x, float* out) {
+  for (int64_t i = 0; i < n; ++i, x += d) {
+    float32x4_t s[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
+    int64_t j = 0;
+    for (; j + 16 <= d; j += 16)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        const float32x4_t a = vld1q_f32(q + j + 4 * v), b = vld1q_f32(x + j + 4 * v);
+        const float32x4_t apart = vsubq_f32(a, b);
+        s[v] = vaddq_f32(s[v], kInner ? vmulq_f32(a, b) : vmulq_f32(apart, apart));
+      }
+    if (j < d) {
+      float lanes[16];
+      for (int v = 0; v < 4; ++v) vst1q_f32(lanes + 4 * v, s[v]);
+      for (float* lane = lanes; j < d; ++j, ++lane) {
+        const float apart = q[j] - x[j];
+        *lane += kInner ? q[j] * x[j] : apart * apart;
+      }
+      for (int v = 0; v < 4; ++v) s[v] = vld1q_f32(lanes + 4 * v);
+    }
+    out[i] = kInner ? -total(s) : total(s);
+  }
+}
+
 }  // namespace
 
 void sum_rows_neon(int64_t n, int64_t n_terms, int64_t cols, const float* const* rows, float* out,
@@ -43,10 +75,13 @@ void squared_norms_neon(int64_t n, int64_t cols, const float* x, float* out) {
         const float32x4_t a = vld1q_f32(x + j + 4 * v);
         s[v] = vaddq_f32(s[v], vmulq_f32(a, a));
       }
-    const float32x4_t sum = vaddq_f32(vaddq_f32(s[0], s[2]), vaddq_f32(s[1], s[3]));
-    const float32x2_t pair = vadd_f32(vget_low_f32(sum), vget_high_f32(sum));
-    out[i] = vget_lane_f32(pair, 0) + vget_lane_f32(pair, 1);
+    out[i] = total(s);
   }
+}
+
+void score_rows_neon(int64_t n, int64_t d, const float* q, const float* x, bool inner_product,
+                     float* out) {
+  (inner_product ? score<true> : score<false>)(n, d, q, x, out);
 }
 
 }  // namespace fq

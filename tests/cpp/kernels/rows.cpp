@@ -46,6 +46,25 @@ TEST_CASE("sum_rows: a row may be added to") {
   }
 }
 
+TEST_CASE("score_rows: the bits of exact_score, for any d, and nothing beyond is read") {
+  test::Rng rng;
+  for (SimdLevel level : available_levels())
+    for (idx_t d : {1, 7, 8, 9, 15, 16, 17, 31, 40, 100, 128})
+      for (Metric metric : {Metric::L2, Metric::InnerProduct}) {
+        CAPTURE(level_name(level));
+        CAPTURE(d);
+        const idx_t n = 5;
+        const auto q = rng.floats(d), x = rng.floats(n * d);
+        float out[n + 1] = {42, 42, 42, 42, 42, 42};
+        score_rows_kernel(level)(n, d, q.data(), x.data(), metric == Metric::InnerProduct, out);
+        for (idx_t i = 0; i < n; ++i) {
+          const float expected = exact_score(q.data(), x.data() + i * d, d, metric);
+          CHECK(std::memcmp(&out[i], &expected, sizeof(float)) == 0);
+        }
+        CHECK(out[n] == 42);
+      }
+}
+
 TEST_CASE("squared_norms: the bits of sum_terms") {
   test::Rng rng;
   for (SimdLevel level : available_levels())
