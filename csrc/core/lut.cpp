@@ -108,12 +108,13 @@ double AdditiveTables::error(const float* r, const std::uint8_t* code,
   return sum;
 }
 
-bool LutU8::quantize(int M, const float* lut) {
+bool LutU8::measure(int M, const float* lut) {
   constexpr int kLanes = 16, K = 256;  // lanes, so that the compiler can vectorise
   M_ = M;
-  values_.resize(static_cast<std::size_t>(M * K));
-  float lows[256], range = 0, not_finite = 0;
-  low_ = magnitude_ = 0;
+  usable_ = false;
+  lows_.resize(static_cast<std::size_t>(M));
+  float not_finite = 0;
+  low_ = magnitude_ = range_ = 0;
   for (int m = 0; m < M; ++m) {
     const float* t = lut + m * K;
     float low[kLanes], high[kLanes], product[kLanes];
@@ -125,41 +126,29 @@ bool LutU8::quantize(int M, const float* lut) {
         product[j] += t[k + j] * 0.0f;  // NaN for a NaN or an inf
       }
     for (int j = 0; j < kLanes; ++j) not_finite += product[j];
-    lows[m] = *std::min_element(low, low + kLanes);
+    lows_[m] = *std::min_element(low, low + kLanes);
     const float top = *std::max_element(high, high + kLanes);
-    range = std::max(range, top - lows[m]);
-    low_ += lows[m];
-    magnitude_ += std::max(std::abs(lows[m]), std::abs(top));
+    range_ = std::max(range_, top - lows_[m]);
+    low_ += lows_[m];
+    magnitude_ += std::max(std::abs(lows_[m]), std::abs(top));
   }
-  if (not_finite != 0 || !(range + magnitude_ <= FLT_MAX)) return false;
+  return not_finite == 0 && range_ + magnitude_ <= FLT_MAX;
+}
+
+bool LutU8::quantize(const float* lut, float range) {
+  constexpr int K = 256;
+  values_.resize(static_cast<std::size_t>(M_ * K));
   scale_ = range / 255;
   // Constant tables, or so nearly that the inverse would overflow: the lows alone are a bound.
   const float inverse = scale_ >= FLT_MIN ? 255 / range : 0.0f;
-  for (int m = 0; m < M; ++m) {
+  for (int m = 0; m < M_; ++m) {
     const float* t = lut + m * K;
-    const float low = lows[m];
+    const float low = lows_[m];
     std::uint8_t* out = values_.data() + m * K;  // local, or every byte stored could change it
     for (int k = 0; k < K; ++k)
       out[k] = static_cast<std::uint8_t>(static_cast<int>((t[k] - low) * inverse));
   }
-  return true;
-}
-
-float LutU8::constant(float coarse_score, float threshold) const {
-  // With u = 2^-24, A = magnitude and B = |bias|: the score is rounded by at most
-  // u ((M + 1) A + 2 |coarse| + B); its bound by u ((M + 16) A + 4 |coarse| + 2 B), where 8 A stand
-  // for values that rounding made one too large. A bias that matters has B <= 4 (|coarse| + A +
-  // |threshold|): a larger one decides alone on which side of the threshold both are. Together
-  // that is less than u (2 M + 32) (|coarse| + A + |threshold|); half of the margin taken.
-  const float size = std::abs(coarse_score) + magnitude_ + std::abs(threshold);
-  return (coarse_score + low_) - static_cast<float>(M_ + 32) * 0x1p-22f * size;
-}
-
-float LutU8::constant_of_ratios(float coarse_score) const {
-  // As above, with B = ratio * |threshold|, which matters up to 2 (|coarse| + A): of that it is
-  // less than 3 u (2 M + 32); again about half of the margin.
-  const float size = std::abs(coarse_score) + magnitude_;
-  return (coarse_score + low_) - static_cast<float>(M_ + 32) * 0x1p-20f * size;
+  return usable_ = true;
 }
 
 }  // namespace fq

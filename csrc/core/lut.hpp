@@ -5,6 +5,7 @@
 // The tables do not depend on the list: one set per query serves every probed list.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -65,7 +66,14 @@ class AdditiveTables {
 class LutU8 {
  public:
   // lut: (M, 256). False, with nothing usable, if an entry is not finite.
-  bool quantize(int M, const float* lut);
+  bool quantize(int M, const float* lut) { return measure(M, lut) && quantize(lut, range_); }
+
+  // The same in two steps, so that tables of several queries can share a scale: `range`, of at
+  // least their largest range().
+  bool measure(int M, const float* lut);
+  bool quantize(const float* lut, float range);
+  float range() const { return range_; }
+  bool is_usable() const { return usable_; }
 
   const std::uint8_t* values() const { return values_.data(); }  // (M, 256)
   float scale() const { return scale_; }
@@ -73,16 +81,43 @@ class LutU8 {
   // The constant of a list for lut_scan_u8: with it, a code whose float score
   // (coarse_score + sum of lut) + bias is <= threshold survives, for any finite bias. Not finite
   // if coarse_score or threshold is not: nothing can be said then.
-  float constant(float coarse_score, float threshold) const;
+  float constant(float coarse_score, float threshold) const {
+    return constant(M_, low_, magnitude_, coarse_score, threshold);
+  }
 
   // The same where scores are (coarse_score + sum of lut) / ratio, a ratio > 0 being stored in
   // place of a bias: with slope -threshold, and 0 in place of the threshold.
-  float constant_of_ratios(float coarse_score) const;
+  float constant_of_ratios(float coarse_score) const {
+    return constant_of_ratios(M_, low_, magnitude_, coarse_score);
+  }
+
+  // What both are made of, for loops over queries. low: the sum of the tables' least entries;
+  // magnitude: of the largest sums, without regard to signs.
+  float low() const { return low_; }
+  float magnitude() const { return magnitude_; }
+  static float constant(int M, float low, float magnitude, float coarse_score, float threshold) {
+    // With u = 2^-24, A = magnitude and B = |bias|: the score is rounded by at most
+    // u ((M + 1) A + 2 |coarse| + B); its bound by u ((M + 16) A + 4 |coarse| + 2 B), where 8 A
+    // stand for values that rounding made one too large. A bias that matters has B <= 4 (|coarse| +
+    // A + |threshold|): a larger one decides alone on which side of the threshold both are.
+    // Together that is less than u (2 M + 32) (|coarse| + A + |threshold|); half of the margin
+    // taken.
+    const float size = std::abs(coarse_score) + magnitude + std::abs(threshold);
+    return (coarse_score + low) - static_cast<float>(M + 32) * 0x1p-22f * size;
+  }
+  static float constant_of_ratios(int M, float low, float magnitude, float coarse_score) {
+    // As above, with B = ratio * |threshold|, which matters up to 2 (|coarse| + A): of that it is
+    // less than 3 u (2 M + 32); again about half of the margin.
+    const float size = std::abs(coarse_score) + magnitude;
+    return (coarse_score + low) - static_cast<float>(M + 32) * 0x1p-20f * size;
+  }
 
  private:
   int M_ = 0;
-  float scale_ = 0, low_ = 0;
-  float magnitude_ = 0;  // of the largest sums, without regard to signs
+  bool usable_ = false;
+  float range_ = 0, scale_ = 0, low_ = 0;
+  float magnitude_ = 0;
+  std::vector<float> lows_;  // (M)
   std::vector<std::uint8_t> values_;
 };
 

@@ -31,7 +31,7 @@ class BlockReranker {
   int M() const { return M_; }
 
   // The entries to decode: those that early exit does not give up for what the tables said already.
-  void take(std::vector<TopK>& shortlists, idx_t nq, const EarlyExit* exit, float margin, idx_t k) {
+  void take(TopK* shortlists, idx_t nq, const EarlyExit* exit, float margin, idx_t k) {
     idx_t n_all = 0;
     s_.entries.clear();
     for (idx_t i = 0; i < nq; ++i) {
@@ -214,9 +214,8 @@ class BlockReranker {
 
 }  // namespace
 
-void rerank_block(const Reranking& how, idx_t nq, const float* q, idx_t k,
-                  std::vector<TopK>& shortlists, std::vector<TopK>& results,
-                  RerankScratch& scratch) {
+void rerank_block(const Reranking& how, idx_t nq, const float* q, idx_t k, TopK* shortlists,
+                  TopK* results, RerankScratch& scratch) {
   BlockReranker block(how, q, scratch);
   block.take(shortlists, nq, how.exit, how.margin, k);
   block.read_codes();

@@ -55,9 +55,8 @@ struct RerankScratch {
 // them, or those that early exit lets through, at least k. Weights in bf16 rank first, and only
 // what stays near the best k is decoded in float32. The shortlists of a block of queries are
 // decoded together: small ones still fill the kernel.
-void rerank_block(const Reranking& how, idx_t nq, const float* q, idx_t k,
-                  std::vector<TopK>& shortlists, std::vector<TopK>& results,
-                  RerankScratch& scratch);
+void rerank_block(const Reranking& how, idx_t nq, const float* q, idx_t k, TopK* shortlists,
+                  TopK* results, RerankScratch& scratch);
 
 // q: as above. Of scratch.entries, those of a query together, keeps the ones that early exit lets
 // through for a score below `radius`, and puts their exact scores, by float32.

@@ -8,19 +8,23 @@
 #include <utility>
 #include <vector>
 
+#include "core/batch_scan.hpp"
 #include "core/check.hpp"
 #include "core/coarse.hpp"
 #include "core/distance.hpp"
 #include "core/parallel.hpp"
+#include "core/query_groups.hpp"
 #include "core/rerank.hpp"
 #include "core/shortlist.hpp"
+#include "dispatch/dispatch.hpp"
 
 namespace fq {
 namespace {
 
 struct Worker {  // scratch of one thread
   std::vector<idx_t> list_no;
-  std::vector<float> coarse_score, lut;
+  std::vector<float> coarse_score, lut, q;
+  BatchScratch batch;
   CoarseScratch coarse;
   ListOrder further;
   Scanned scanned;  // not yet in the statistics
@@ -43,38 +47,66 @@ void check_args(const SearchParts& parts, const SearchArgs& a) {
             nlist - 1, ", got ", a.coarse_list_no[i]);
 }
 
+// Queries that are assigned to lists together.
+constexpr idx_t kAssigned = 16;
+
+// Queries whose lists are compared to find groups, so that these take little memory: a multiple of
+// kBatch.
+idx_t part_size(idx_t nprobe) {
+  return std::clamp<idx_t>((1 << 18) / nprobe, 256, 4096) / kBatch * kBatch;
+}
+
 // Lists to visit for each query.
 idx_t n_probes(const SearchParts& parts, const SearchArgs& a) {
   return a.coarse_list_no ? a.nprobe : std::min(a.nprobe, parts.lists.nlist());
 }
 
-// Coarse lists and (minimised) scores, and the tables, of nq queries from `begin`.
-void probe(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq, Worker& w) {
+// Coarse lists and (minimised) scores, (nq, nprobe), of nq queries from `begin`.
+void choose_lists(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq,
+                  CoarseScratch& scratch, idx_t* list_no, float* coarse_score) {
   const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a), n = nq * nprobe;
   const float* q = a.q + begin * d;
-  w.lut.resize(static_cast<std::size_t>(nq * parts.tables.M() * parts.tables.K()));
-  parts.tables.compute(nq, q, parts.metric, w.lut.data());
-  w.list_no.resize(static_cast<std::size_t>(n));
-  w.coarse_score.resize(static_cast<std::size_t>(n));
   const bool same = parts.bases == parts.centroids;
   if (!a.coarse_list_no) {
-    assign_block(parts.lists.nlist(), parts.centroids, d, nq, q, nprobe, parts.metric, w.coarse,
-                 w.list_no.data(), w.coarse_score.data());
+    assign_block(parts.lists.nlist(), parts.centroids, d, nq, q, nprobe, parts.metric, scratch,
+                 list_no, coarse_score);
     if (same) return;
   } else {
-    std::copy_n(a.coarse_list_no + begin * nprobe, n, w.list_no.data());
-    w.coarse.is_scored = false;
+    std::copy_n(a.coarse_list_no + begin * nprobe, n, list_no);
+    scratch.is_scored = false;
   }
   for (idx_t i = 0; i < n; ++i) {
-    if (w.list_no[i] == -1) continue;
+    if (list_no[i] == -1) continue;
     if (!same || !a.coarse_score) {
-      const float* base = parts.bases + w.list_no[i] * d;
-      w.coarse_score[i] = exact_score(q + i / nprobe * d, base, d, parts.metric);
+      const float* base = parts.bases + list_no[i] * d;
+      coarse_score[i] = exact_score(q + i / nprobe * d, base, d, parts.metric);
     } else {
       const float distance = a.coarse_score[begin * nprobe + i];
-      w.coarse_score[i] = parts.metric == Metric::L2 ? distance : -distance;
+      coarse_score[i] = parts.metric == Metric::L2 ? distance : -distance;
     }
   }
+}
+
+void compute_tables(const SearchParts& parts, idx_t nq, const float* q, Worker& w) {
+  w.lut.resize(static_cast<std::size_t>(nq * parts.tables.M() * parts.tables.K()));
+  parts.tables.compute(nq, q, parts.metric, w.lut.data());
+}
+
+// The same of those, and their tables.
+void probe(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq, Worker& w) {
+  compute_tables(parts, nq, a.q + begin * parts.tables.d(), w);
+  const auto n = static_cast<std::size_t>(nq * n_probes(parts, a));
+  w.list_no.resize(n);
+  w.coarse_score.resize(n);
+  choose_lists(parts, a, begin, nq, w.coarse, w.list_no.data(), w.coarse_score.data());
+}
+
+// Without the lists.
+Probes probes_of(const SearchParts& parts, const SearchArgs& a, const Selection& selection) {
+  Probes probes{parts.lists, selection, a.limits, n_probes(parts, a), nullptr, nullptr};
+  probes.ratios = parts.has_extra && parts.metric == Metric::InnerProduct;
+  probes.rate = parts.rate;
+  return probes;
 }
 
 // Pushes the codes of the i-th query of a block of nq, q, that take part into `found`.
@@ -83,9 +115,9 @@ void scan(const SearchParts& parts, const SearchArgs& a, const Selection& select
           const float* q, idx_t i, Worker& w, Found& found) {
   const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a);
   const idx_t* list_no = &w.list_no[i * nprobe];
-  Probes probes{parts.lists, selection, a.limits, nprobe, list_no, &w.coarse_score[i * nprobe]};
-  probes.ratios = parts.has_extra && parts.metric == Metric::InnerProduct;
-  probes.rate = parts.rate;
+  Probes probes = probes_of(parts, a, selection);
+  probes.list_no = list_no;
+  probes.coarse_score = &w.coarse_score[i * nprobe];
   if (a.limits.min_codes > 0)
     probes.further = [&, begun = false]() mutable -> std::optional<Probe> {
       if (!std::exchange(begun, true))
@@ -98,19 +130,11 @@ void scan(const SearchParts& parts, const SearchArgs& a, const Selection& select
       return Probe{list,
                    same ? score : exact_score(q + i * d, parts.bases + list * d, d, parts.metric)};
     };
-  const Scanned scanned =
-      scan_lists(probes, &w.lut[i * parts.tables.M() * parts.tables.K()], w.lut_u8, found);
+  const float* lut = &w.lut[i * parts.tables.M() * parts.tables.K()];
+  if (parts.lists.nbits() == 8) w.lut_u8.quantize(parts.tables.M(), lut);
+  const Scanned scanned = scan_lists(probes, lut, w.lut_u8, found);
   w.scanned.n_lists += scanned.n_lists;
   w.scanned.n_codes += scanned.n_codes;
-}
-
-Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
-  const EarlyExit* exit = std::isinf(a.exit_margin) ? nullptr : parts.early_exit;
-  Reranking how{parts.lists, *parts.weights, parts.table, parts.student,
-                exit,        a.exit_margin,  parts.metric};
-  if (parts.has_extra) how.extras.emplace(Extras{parts.tables, parts.bases, parts.metric});
-  how.rate = parts.rate;
-  return how;
 }
 
 // Of nq queries that have been scanned.
@@ -122,6 +146,83 @@ void add_to_stats(idx_t nq, Worker& w) {
   if (std::size_t* also = search_stats.also)
     for (idx_t more : {nq, n_lists, n_codes})
       __atomic_fetch_add(also++, static_cast<std::size_t>(more), __ATOMIC_RELAXED);
+}
+
+// Whether a call is scanned by groups of queries: where these share enough lists, and each thread
+// has several groups.
+bool is_for_batches(const SearchParts& parts, const SearchArgs& a, const Probes& probes,
+                    idx_t n_short, const Execution& run) {
+  constexpr idx_t kSharing = 32, kGroups = 4;  // queries of a list, groups of a thread
+  return scans_batches(active_level()) && can_scan_batch(probes, n_short) &&
+         a.n >= kGroups * kBatch * run.n_threads &&
+         std::min(a.n, part_size(probes.n)) * probes.n >= kSharing * parts.lists.nlist();
+}
+
+// Calls f(worker, nq, rows) for groups of queries that share lists, with their vectors, lists and
+// tables in the worker's scratch. rows: (nq), which of the queries they are.
+template <class F>
+void for_each_group(const SearchParts& parts, const SearchArgs& a, const Execution& run,
+                    std::vector<Worker>& workers, F f) {
+  const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a), part = part_size(nprobe);
+  const idx_t n_most = std::min(a.n, part * run.n_threads);
+  std::vector<idx_t> list_no(static_cast<std::size_t>(n_most * nprobe)), rows;
+  std::vector<float> coarse_score(list_no.size());
+  rows.resize(static_cast<std::size_t>(n_most));
+  for (idx_t begin = 0, n; begin < a.n; begin += n) {
+    n = std::min(n_most, a.n - begin);
+    parallel_for((n + kAssigned - 1) / kAssigned, run, [&](idx_t block, int worker) {
+      const idx_t i = block * kAssigned;
+      choose_lists(parts, a, begin + i, std::min(kAssigned, n - i), workers[worker].coarse,
+                   &list_no[i * nprobe], &coarse_score[i * nprobe]);
+    });
+    parallel_for((n + part - 1) / part, run, [&](idx_t block, int) {
+      const idx_t i = block * part, size = std::min(part, n - i);
+      group_queries(size, nprobe, &list_no[i * nprobe], parts.lists.nlist(), &rows[i]);
+      for (idx_t j = i; j < i + size; ++j) rows[j] += begin + i;
+    });
+    parallel_for((n + kBatch - 1) / kBatch, run, [&](idx_t block, int worker) {
+      Worker& w = workers[worker];
+      const idx_t first = block * kBatch, nq = std::min<idx_t>(kBatch, n - first);
+      w.q.clear();
+      w.list_no.clear();
+      w.coarse_score.clear();
+      for (idx_t j = first; j < first + nq; ++j) {
+        auto copy = [](const auto* row, idx_t size, auto& to) {
+          to.insert(to.end(), row, row + size);
+        };
+        copy(a.q + rows[j] * d, d, w.q);
+        copy(&list_no[(rows[j] - begin) * nprobe], nprobe, w.list_no);
+        copy(&coarse_score[(rows[j] - begin) * nprobe], nprobe, w.coarse_score);
+      }
+      compute_tables(parts, nq, w.q.data(), w);
+      f(w, nq, &rows[first]);
+    });
+  }
+}
+
+// What `scan` does for each query of a group into w.shortlists.
+void scan_together(const SearchParts& parts, const SearchArgs& a, const Selection& selection,
+                   idx_t nq, Worker& w) {
+  const idx_t d = parts.tables.d();
+  std::uint32_t usable = 0;
+  for (idx_t i = 0; i < nq; ++i)
+    usable |= static_cast<std::uint32_t>(is_usable(&w.q[i * d], d)) << i;
+  Probes probes = probes_of(parts, a, selection);
+  probes.list_no = w.list_no.data();
+  probes.coarse_score = w.coarse_score.data();
+  const Scanned scanned = scan_batch(probes, usable, w.lut.data(), w.batch, w.shortlists.data());
+  w.scanned.n_lists += scanned.n_lists;
+  w.scanned.n_codes += scanned.n_codes;
+  add_to_stats(nq, w);
+}
+
+Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
+  const EarlyExit* exit = std::isinf(a.exit_margin) ? nullptr : parts.early_exit;
+  Reranking how{parts.lists, *parts.weights, parts.table, parts.student,
+                exit,        a.exit_margin,  parts.metric};
+  if (parts.has_extra) how.extras.emplace(Extras{parts.tables, parts.bases, parts.metric});
+  how.rate = parts.rate;
+  return how;
 }
 
 void add_to_stats(RerankScratch& scratch) {
@@ -230,6 +331,46 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
   std::vector<Worker> workers(static_cast<std::size_t>(n_workers(n_blocks, run)));
   Poll poll(run);
   workers[0].rerank.poll = &poll;
+
+  // Ranks and puts, as rows row_of(i) of the results, nq queries q that are scanned: those of
+  // w.shortlists from `first`.
+  auto finish = [&](Worker& w, idx_t first, idx_t nq, const float* q, auto row_of) {
+    TopK* best = &w.shortlists[first];
+    if (a.nshort > 0) {
+      w.results.resize(static_cast<std::size_t>(nq));
+      for (TopK& result : w.results) result.reset(k);
+      rerank_block(*how, nq, q, k, best, w.results.data(), w.rerank);
+      add_to_stats(w.rerank);
+      best = w.results.data();
+    }
+
+    for (idx_t i = 0; i < nq; ++i) {
+      const idx_t row = row_of(i);
+      float* Di = D + row * all_k;
+      idx_t* Ii = I + row * all_k;
+      std::fill_n(Di, all_k, sign * FLT_MAX);
+      std::fill_n(Ii, all_k, idx_t{-1});
+      for (const Candidate& c : best[i].sorted()) {
+        *Di++ = sign * c.score;
+        *Ii++ = c.id;
+      }
+      if (found.offset) put_places(best[i].sorted(), all_k, row, found);
+      if (found.codes) put_codes(parts, best[i].sorted(), all_k, row, found);
+    }
+  };
+
+  if (is_for_batches(parts, a, probes_of(parts, a, selection), n_short, run)) {
+    for_each_group(parts, a, run, workers, [&](Worker& w, idx_t nq, const idx_t* rows) {
+      w.shortlists.resize(static_cast<std::size_t>(nq));
+      for (TopK& shortlist : w.shortlists) shortlist.reset(n_short);
+      scan_together(parts, a, selection, nq, w);
+      for (idx_t first = 0; first < nq; first += max_block)
+        finish(w, first, std::min(max_block, nq - first), &w.q[first * d],
+               [&](idx_t i) { return rows[first + i]; });
+    });
+    return;
+  }
+
   parallel_for(n_blocks, run, [&](idx_t block, int worker) {
     Worker& w = workers[worker];
     const idx_t begin = block * block_size, nq = std::min(block_size, a.n - begin);
@@ -243,28 +384,7 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
       if (is_usable(q + i * d, d)) scan(parts, a, selection, nq, q, i, w, w.shortlists[i]);
     }
     add_to_stats(nq, w);
-
-    std::vector<TopK>* best = &w.shortlists;
-    if (a.nshort > 0) {
-      w.results.resize(static_cast<std::size_t>(nq));
-      for (TopK& result : w.results) result.reset(k);
-      rerank_block(*how, nq, q, k, w.shortlists, w.results, w.rerank);
-      add_to_stats(w.rerank);
-      best = &w.results;
-    }
-
-    for (idx_t i = 0; i < nq; ++i) {
-      float* Di = D + (begin + i) * all_k;
-      idx_t* Ii = I + (begin + i) * all_k;
-      std::fill_n(Di, all_k, sign * FLT_MAX);
-      std::fill_n(Ii, all_k, idx_t{-1});
-      for (const Candidate& c : (*best)[i].sorted()) {
-        *Di++ = sign * c.score;
-        *Ii++ = c.id;
-      }
-      if (found.offset) put_places((*best)[i].sorted(), all_k, begin + i, found);
-      if (found.codes) put_codes(parts, (*best)[i].sorted(), all_k, begin + i, found);
-    }
+    finish(w, 0, nq, q, [&](idx_t i) { return begin + i; });
   });
 }
 

@@ -121,6 +121,7 @@ class Selection {
   // each entry has to be asked for. Several threads may ask: each may evaluate the filter, one
   // result is kept.
   const std::uint64_t* words(idx_t list_no, const ListIds& ids) const;
+  bool is_all() const { return !filter_; }
   bool accepts(idx_t id) const { return !filter_ || filter_->accepts(id); }
 
  private:

@@ -50,22 +50,15 @@ idx_t end_of_scan(const std::uint64_t* words, idx_t size, idx_t& n) {
   return size;
 }
 
-// One code's sum as lut_scan adds it.
-float sum_of(const std::uint8_t* code, int M, const float* lut) {
-  float sum = 0;
-  for (int m = 0; m < M; ++m) sum += lut[m * 256 + code[m * kScanBlock]];
-  return sum;
-}
-
 // Found: TopK or RangeCollector.
 template <bool kRatios, class Found>
-Scanned scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
+Scanned scan(const Probes& probes, const float* lut, const LutU8& lut_u8, Found& found) {
   const InvertedLists& lists = probes.lists;
   const LutScan scan_block = lut_scan_kernel();
   const LutScanU8 scan_u8 = lut_scan_u8_kernel();
   const int M = n_codes(lists, probes.rate);
   const idx_t block_bytes = lists.block_bytes();
-  const bool has_bounds = lists.nbits() == 8 && lut_u8.quantize(M, lut);
+  const bool has_bounds = lists.nbits() == 8 && lut_u8.is_usable();
   const ScanLimits& limits = probes.limits;
   const idx_t max_codes = limits.max_codes > 0 ? limits.max_codes : kNoLimit;
   const idx_t max_lists = limits.max_lists > 0 ? limits.max_lists : kNoLimit;
@@ -171,18 +164,19 @@ Scanned scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found
 }
 
 template <class Found>
-Scanned scan(const Probes& probes, const float* lut, LutU8& lut_u8, Found& found) {
+Scanned scan(const Probes& probes, const float* lut, const LutU8& lut_u8, Found& found) {
   return probes.ratios ? scan<true>(probes, lut, lut_u8, found)
                        : scan<false>(probes, lut, lut_u8, found);
 }
 
 }  // namespace
 
-Scanned scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, TopK& found) {
+Scanned scan_lists(const Probes& probes, const float* lut, const LutU8& lut_u8, TopK& found) {
   return scan(probes, lut, lut_u8, found);
 }
 
-Scanned scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, RangeCollector& found) {
+Scanned scan_lists(const Probes& probes, const float* lut, const LutU8& lut_u8,
+                   RangeCollector& found) {
   return scan(probes, lut, lut_u8, found);
 }
 

@@ -53,9 +53,16 @@ struct Scanned {
 // Pushes the selected entries of the lists into `found`, scored
 // (coarse score + sum of tables) + bias, or / ratio. lut: (n_codes, K) of this query.
 //
-// With nbits 8, the 8-bit form of the tables (`lut_u8` is scratch) tells at once which codes of a
-// run of blocks may enter; only those get a score, so the shortlist is what float tables give.
-Scanned scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, TopK& found);
+// With nbits 8, the 8-bit form of the tables (lut_u8, where it is usable) tells at once which codes
+// of a run of blocks may enter; only those get a score, so the shortlist is what float tables give.
+Scanned scan_lists(const Probes& probes, const float* lut, const LutU8& lut_u8, TopK& found);
+
+// One code's sum as lut_scan adds it, nbits 8. code: its first byte in a scan block.
+inline float sum_of(const std::uint8_t* code, int M, const float* lut) {
+  float sum = 0;
+  for (int m = 0; m < M; ++m) sum += lut[m * 256 + code[m * kScanBlock]];
+  return sum;
+}
 
 // Takes the place of TopK in a range search: hands on the candidates whose score is at most `bound`
 // one by one, so that memory does not grow with their number, and counts those below `radius`.
@@ -79,6 +86,7 @@ class RangeCollector {
   std::function<void(const Candidate&)> take_;
 };
 
-Scanned scan_lists(const Probes& probes, const float* lut, LutU8& lut_u8, RangeCollector& found);
+Scanned scan_lists(const Probes& probes, const float* lut, const LutU8& lut_u8,
+                   RangeCollector& found);
 
 }  // namespace fq

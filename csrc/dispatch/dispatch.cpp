@@ -50,6 +50,15 @@ constexpr Implementation<LutScanU8> kLutScanU8[] = {
     {SimdLevel::Scalar, lut_scan_u8_scalar},
 };
 
+constexpr Implementation<LutScanBatch> kLutScanBatch[] = {
+#if defined(FAISS_QINCO_X86)
+    {SimdLevel::Avx2, lut_scan_batch_avx2},
+#elif defined(FAISS_QINCO_AARCH64)
+    {SimdLevel::Neon, lut_scan_batch_neon},
+#endif
+    {SimdLevel::Scalar, lut_scan_batch_scalar},
+};
+
 constexpr Implementation<GemmF32> kGemmF32[] = {
 #if defined(FAISS_QINCO_X86)
     {SimdLevel::Avx512, gemm_f32_avx512},
@@ -150,6 +159,7 @@ SimdLevel active_level() {
 
 LutScan lut_scan_kernel(SimdLevel level) { return best(kLutScan, level); }
 LutScanU8 lut_scan_u8_kernel(SimdLevel level) { return best(kLutScanU8, level); }
+LutScanBatch lut_scan_batch_kernel(SimdLevel level) { return best(kLutScanBatch, level); }
 GemmF32 gemm_f32_kernel(SimdLevel level) { return best(kGemmF32, level); }
 GemmBf16 gemm_bf16_kernel(SimdLevel level) { return best(kGemmBf16, level); }
 RoundBf16 round_bf16_kernel(SimdLevel level) { return best(kRoundBf16, level); }
@@ -158,5 +168,7 @@ SquaredNorms squared_norms_kernel(SimdLevel level) { return best(kSquaredNorms, 
 ScoreRows score_rows_kernel(SimdLevel level) { return best(kScoreRows, level); }
 
 bool multiplies_bf16(SimdLevel level) { return gemm_bf16_kernel(level) != gemm_bf16_scalar; }
+
+bool scans_batches(SimdLevel level) { return level < SimdLevel::Avx512Vbmi; }
 
 }  // namespace fq

@@ -11,6 +11,7 @@
 #include "kernels/gemm_bf16/contract.hpp"
 #include "kernels/gemm_f32/contract.hpp"
 #include "kernels/lut_scan/contract.hpp"
+#include "kernels/lut_scan_batch/contract.hpp"
 #include "kernels/lut_scan_u8/contract.hpp"
 #include "kernels/rows/contract.hpp"
 
@@ -34,6 +35,7 @@ SimdLevel active_level();
 // An implementation by level, for tests and benchmarks; without a level, the one in use.
 LutScan lut_scan_kernel(SimdLevel level);
 LutScanU8 lut_scan_u8_kernel(SimdLevel level);
+LutScanBatch lut_scan_batch_kernel(SimdLevel level);
 GemmF32 gemm_f32_kernel(SimdLevel level);
 GemmBf16 gemm_bf16_kernel(SimdLevel level);
 RoundBf16 round_bf16_kernel(SimdLevel level);
@@ -42,6 +44,7 @@ SquaredNorms squared_norms_kernel(SimdLevel level);
 ScoreRows score_rows_kernel(SimdLevel level);
 inline LutScan lut_scan_kernel() { return lut_scan_kernel(active_level()); }
 inline LutScanU8 lut_scan_u8_kernel() { return lut_scan_u8_kernel(active_level()); }
+inline LutScanBatch lut_scan_batch_kernel() { return lut_scan_batch_kernel(active_level()); }
 inline GemmF32 gemm_f32_kernel() { return gemm_f32_kernel(active_level()); }
 inline GemmBf16 gemm_bf16_kernel() { return gemm_bf16_kernel(active_level()); }
 inline RoundBf16 round_bf16_kernel() { return round_bf16_kernel(active_level()); }
@@ -51,5 +54,9 @@ inline ScoreRows score_rows_kernel() { return score_rows_kernel(active_level());
 
 // Whether the level has instructions for gemm_bf16; else gemm_f32 is the faster one.
 bool multiplies_bf16(SimdLevel level);
+
+// Whether lists that several queries probe are scanned faster by lut_scan_batch than by
+// lut_scan_u8 for each: where that takes many shuffles.
+bool scans_batches(SimdLevel level);
 
 }  // namespace fq

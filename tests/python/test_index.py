@@ -5,7 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import os
 import pickle
+import subprocess
+import sys
+import textwrap
 import weakref
 
 import faiss
@@ -240,6 +244,36 @@ def test_threads_and_batches_do_not_change_results(filled, queries, nshort):
     np.testing.assert_array_equal(I1, I2)
     np.testing.assert_array_equal(np.vstack([D for D, _ in singles]), D1[:60])
     np.testing.assert_array_equal(np.vstack([I for _, I in singles]), I1[:60])
+
+
+@pytest.mark.parametrize("level", fq.simd_levels())
+def test_many_queries_find_what_one_finds(trained, base, queries, tmp_path, level):
+    """On every level: some scan the lists of a batch for groups of queries."""
+    np.save(tmp_path / "q.npy", queries)
+    for metric, image in trained.items():
+        index = fq.deserialize_index(image)
+        index.add(base[:3000])
+        index.nprobe = 6
+        fq.write_index(index, str(tmp_path / f"{metric}.fqi"))
+    program = """
+        import sys
+        import numpy as np
+        import faiss_qinco as fq
+        q = np.load(sys.argv[1])
+        assert fq.simd_level() == sys.argv[2]
+        for path in sys.argv[3:]:
+            index = fq.read_index(path)
+            for index.nshort in (0, 50):
+                found = index.search(q, 20)
+                alone = [index.search(row[None], 20) for row in q[:60]]
+                for both, singles in zip(found, zip(*alone)):
+                    np.testing.assert_array_equal(both[:60], np.vstack(singles))
+    """
+    images = [str(tmp_path / f"{metric}.fqi") for metric in trained]
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "q.npy"), level, *images],
+        env={**os.environ, "FAISS_QINCO_SIMD": level}, timeout=120, check=True,
+    )  # fmt: skip
 
 
 def test_shortlist_does_not_depend_on_k(filled, queries):

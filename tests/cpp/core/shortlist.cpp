@@ -80,7 +80,8 @@ void check_scan(const Lists& data, const std::vector<float>& lut, const std::vec
       }
     }
     for (double visits : {1.0, 1e9}) {
-      LutU8 scratch;
+      LutU8 bounds;
+      bounds.quantize(lists.M(), lut.data());
       const Selection selection(filter, lists.nlist(), visits, limits.count());
       got.reset(k);
       Probes probes{lists,         selection,     limits, static_cast<idx_t>(n_first),
@@ -91,7 +92,7 @@ void check_scan(const Lists& data, const std::vector<float>& lut, const std::vec
           ++p;
           return Probe{probed[p - 1], coarse[p - 1]};
         };
-      const Scanned counts = scan_lists(probes, lut.data(), scratch, got);
+      const Scanned counts = scan_lists(probes, lut.data(), bounds, got);
       CHECK(keys(got) == keys(expected));
       CHECK(counts.n_lists == n_lists);
       if (!filter || limits.count() || visits > 1) CHECK(counts.n_codes == scanned);

@@ -83,7 +83,8 @@ inline void read_all(const InvertedLists& lists) {
   (void)lists.select(&some, {});
   const std::vector<float> lut(static_cast<std::size_t>(lists.M() * lists.K()), 1);
   const std::vector<float> coarse(probed.size(), 2);
-  LutU8 scratch;
+  LutU8 bounds;
+  if (lists.nbits() == 8) bounds.quantize(lists.M(), lut.data());
   for (const IdFilter* filter :
        {static_cast<const IdFilter*>(nullptr), static_cast<const IdFilter*>(&some)}) {
     const Selection selection(filter, lists.nlist(), 1, false);
@@ -95,7 +96,7 @@ inline void read_all(const InvertedLists& lists) {
                 probed.data(),
                 coarse.data(),
                 lists.beside() == Beside::Ratio},
-               lut.data(), scratch, found);
+               lut.data(), bounds, found);
   }
 }
 
