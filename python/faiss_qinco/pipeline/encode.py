@@ -82,8 +82,8 @@ def encode(
     folder : where the shards go, made if it is missing. Its manifest says what they are of; another
         model, other vectors, ids or sizes than the manifest's are refused.
     effort : hypotheses of the beam search: "fast" a quarter of the config's B, "balanced" B, "best"
-        twice as many. Of XS with 8 codes (SIFT), beside "balanced": "fast" takes .26 of the time
-        for 2.2 % more error, "best" twice the time for .5 % less.
+        twice as many. Of XS with 8 codes (SIFT), beside "balanced": "fast" takes .28 of the time
+        for 5 % more error, "best" twice the time for 1.5 % less.
     part : (i, m), this call is to do the i-th of m equal parts, 1 <= i <= m.
     ids : (n,) int64, of the vectors; None: their numbers, from 0.
     rows_per_shard : 262,144 by default. Those under way are lost when a process is killed.
