@@ -27,8 +27,9 @@ py::tuple assign_vectors(const Floats& centroids, const Floats& x, idx_t nprobe,
   const Execution run = execution(n_threads);
   {
     const py::gil_scoped_release nogil;
-    assign(centroids.shape(0), centroids.data(), centroids.shape(1), n, x.data(), nprobe, which, l,
-           s, run);
+    const Centroids to(centroids.shape(0), centroids.shape(1), centroids.data(),
+                       n >= kFewestForProduct);
+    assign(to, n, x.data(), nprobe, which, l, s, run);
   }
   return py::make_tuple(list_no, distance);
 }

@@ -40,7 +40,8 @@ Engine::Engine(const Parts& parts)
   check(tables_->M() == M() && tables_->K() == lists_.K(), "tables: expected M = ", M(),
         " and K = ", lists_.K(), ", got M = ", tables_->M(), " and K = ", tables_->K());
   check_finite("centroids", parts.centroids, nlist() * d());
-  centroids_.assign(parts.centroids, parts.centroids + nlist() * d());
+  centroid_rows_.assign(parts.centroids, parts.centroids + nlist() * d());
+  centroids_.emplace(nlist(), d(), centroid_rows_.data());
   if (parts.bases) {
     check_finite("bases", parts.bases, nlist() * d());
     own_bases_.assign(parts.bases, parts.bases + nlist() * d());
@@ -76,15 +77,15 @@ int Engine::n_codes(const SearchArgs& args) const {
 
 SearchParts Engine::parts(int n_codes) const {
   if (n_codes == M())
-    return {lists_,         centroids_.data(), bases(),        *tables_,     metric_,
+    return {lists_,         *centroids_,       bases(),        *tables_,     metric_,
             weights_.get(), early_exit_.get(), student_.get(), table_.get(), has_extra_,
             nullptr};
   const auto found = rates_.find(n_codes);
   check<StateError>(found != rates_.end(), "no rate of ", n_codes, " codes has been set");
   // Margins are those of whole codes.
-  return {lists_,       centroids_.data(), bases(),       *found->second.tables,
-          metric_,      weights_.get(),    nullptr,       nullptr,
-          table_.get(), has_extra_,        &found->second};
+  return {lists_,       *centroids_,    bases(),       *found->second.tables,
+          metric_,      weights_.get(), nullptr,       nullptr,
+          table_.get(), has_extra_,     &found->second};
 }
 
 void Engine::search(const SearchArgs& args, idx_t k, float* D, idx_t* I, const Execution& run,
@@ -142,8 +143,7 @@ void Engine::encode(idx_t n, const float* x, const idx_t* chosen, int A, int B,
       std::transform(rows.begin(), rows.end(), lists.begin(), [&](idx_t i) { return chosen[i]; });
     } else {
       distance.resize(rows.size());
-      assign(nlist(), centroids_.data(), d(), n_rows, from, 1, metric_, lists.data(),
-             distance.data(), run);
+      assign(*centroids_, n_rows, from, 1, metric_, lists.data(), distance.data(), run);
     }
     encoded.resize(static_cast<std::size_t>(n_rows * M()));
     fq::encode(w, n_rows, from, w.ivf() ? lists.data() : nullptr, A, B,

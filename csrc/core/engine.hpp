@@ -45,7 +45,7 @@ class Engine {
   Metric metric() const { return metric_; }
   bool has_extra() const { return has_extra_; }
   bool corrects_length() const { return has_extra_ && metric_ == Metric::InnerProduct; }
-  const float* centroids() const { return centroids_.data(); }  // (nlist, d)
+  const float* centroids() const { return centroid_rows_.data(); }  // (nlist, d)
   // (nlist, d), what residuals are to: the same, or not.
   const float* bases() const { return own_bases_.empty() ? centroids() : own_bases_.data(); }
   // What is stored, and numbers given to vectors that could not be: the next id.
@@ -187,8 +187,9 @@ class Engine {
   const bool has_extra_;
   const std::shared_ptr<const AdditiveTables> tables_;
   const std::shared_ptr<const QincoWeights> weights_;
-  std::vector<float> centroids_;
-  std::vector<float> own_bases_;  // empty: the centroids
+  std::vector<float> centroid_rows_;
+  std::optional<Centroids> centroids_;  // these
+  std::vector<float> own_bases_;        // empty: the centroids
 
   mutable SharedLock lock_;  // of the rest
   InvertedLists lists_;

@@ -4,6 +4,7 @@
 #include <cfloat>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -47,13 +48,10 @@ void check_args(const SearchParts& parts, const SearchArgs& a) {
             nlist - 1, ", got ", a.coarse_list_no[i]);
 }
 
-// Queries that are assigned to lists together.
-constexpr idx_t kAssigned = 16;
-
-// Queries whose lists are compared to find groups, so that these take little memory: a multiple of
-// kBatch.
+// Queries of a thread that are assigned, and compared to find groups, before any is scanned, so
+// that this takes little memory: a multiple of kBatch and kAssignedTogether.
 idx_t part_size(idx_t nprobe) {
-  return std::clamp<idx_t>((1 << 18) / nprobe, 256, 4096) / kBatch * kBatch;
+  return std::clamp<idx_t>((1 << 18) / nprobe, 256, 4096) / kAssignedTogether * kAssignedTogether;
 }
 
 // Lists to visit for each query.
@@ -61,19 +59,20 @@ idx_t n_probes(const SearchParts& parts, const SearchArgs& a) {
   return a.coarse_list_no ? a.nprobe : std::min(a.nprobe, parts.lists.nlist());
 }
 
+// Whether the centroids are what residuals are to.
+bool are_bases(const SearchParts& parts) { return parts.bases == parts.centroids.row(0); }
+
 // Coarse lists and (minimised) scores, (nq, nprobe), of nq queries from `begin`.
 void choose_lists(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq,
                   CoarseScratch& scratch, idx_t* list_no, float* coarse_score) {
   const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a), n = nq * nprobe;
   const float* q = a.q + begin * d;
-  const bool same = parts.bases == parts.centroids;
+  const bool same = are_bases(parts);
   if (!a.coarse_list_no) {
-    assign_block(parts.lists.nlist(), parts.centroids, d, nq, q, nprobe, parts.metric, scratch,
-                 list_no, coarse_score);
+    assign_block(parts.centroids, nq, q, nprobe, parts.metric, scratch, list_no, coarse_score);
     if (same) return;
   } else {
     std::copy_n(a.coarse_list_no + begin * nprobe, n, list_no);
-    scratch.is_scored = false;
   }
   for (idx_t i = 0; i < n; ++i) {
     if (list_no[i] == -1) continue;
@@ -87,20 +86,6 @@ void choose_lists(const SearchParts& parts, const SearchArgs& a, idx_t begin, id
   }
 }
 
-void compute_tables(const SearchParts& parts, idx_t nq, const float* q, Worker& w) {
-  w.lut.resize(static_cast<std::size_t>(nq * parts.tables.M() * parts.tables.K()));
-  parts.tables.compute(nq, q, parts.metric, w.lut.data());
-}
-
-// The same of those, and their tables.
-void probe(const SearchParts& parts, const SearchArgs& a, idx_t begin, idx_t nq, Worker& w) {
-  compute_tables(parts, nq, a.q + begin * parts.tables.d(), w);
-  const auto n = static_cast<std::size_t>(nq * n_probes(parts, a));
-  w.list_no.resize(n);
-  w.coarse_score.resize(n);
-  choose_lists(parts, a, begin, nq, w.coarse, w.list_no.data(), w.coarse_score.data());
-}
-
 // Without the lists.
 Probes probes_of(const SearchParts& parts, const SearchArgs& a, const Selection& selection) {
   Probes probes{parts.lists, selection, a.limits, n_probes(parts, a), nullptr, nullptr};
@@ -109,11 +94,12 @@ Probes probes_of(const SearchParts& parts, const SearchArgs& a, const Selection&
   return probes;
 }
 
-// Pushes the codes of the i-th query of a block of nq, q, that take part into `found`.
+// Pushes the codes of the i-th query of a block of nq that take part into `found`.
 template <class Found>
 void scan(const SearchParts& parts, const SearchArgs& a, const Selection& selection, idx_t nq,
-          const float* q, idx_t i, Worker& w, Found& found) {
+          idx_t i, Worker& w, Found& found) {
   const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a);
+  const float* q = w.q.data();
   const idx_t* list_no = &w.list_no[i * nprobe];
   Probes probes = probes_of(parts, a, selection);
   probes.list_no = list_no;
@@ -121,14 +107,13 @@ void scan(const SearchParts& parts, const SearchArgs& a, const Selection& select
   if (a.limits.min_codes > 0)
     probes.further = [&, begun = false]() mutable -> std::optional<Probe> {
       if (!std::exchange(begun, true))
-        w.further.reset(parts.lists.nlist(), parts.centroids, d, nq, q, i, parts.metric, w.coarse,
-                        list_no, nprobe);
+        w.further.reset(parts.centroids, nq, q, i, parts.metric, w.coarse, list_no, nprobe);
       const auto next = w.further.next();
       if (!next) return std::nullopt;
       const auto [score, list] = *next;
-      const bool same = parts.bases == parts.centroids;
-      return Probe{list,
-                   same ? score : exact_score(q + i * d, parts.bases + list * d, d, parts.metric)};
+      return Probe{list, are_bases(parts)
+                             ? score
+                             : exact_score(q + i * d, parts.bases + list * d, d, parts.metric)};
     };
   const float* lut = &w.lut[i * parts.tables.M() * parts.tables.K()];
   if (parts.lists.nbits() == 8) w.lut_u8.quantize(parts.tables.M(), lut);
@@ -158,11 +143,12 @@ bool is_for_batches(const SearchParts& parts, const SearchArgs& a, const Probes&
          std::min(a.n, part_size(probes.n)) * probes.n >= kSharing * parts.lists.nlist();
 }
 
-// Calls f(worker, nq, rows) for groups of queries that share lists, with their vectors, lists and
-// tables in the worker's scratch. rows: (nq), which of the queries they are.
+// Calls f(worker, nq, rows) for blocks of up to `size` queries, with their vectors, lists and
+// tables in the worker's scratch. rows: (nq), which of the queries they are: neighbours, or, if
+// `grouped`, such as share lists.
 template <class F>
-void for_each_group(const SearchParts& parts, const SearchArgs& a, const Execution& run,
-                    std::vector<Worker>& workers, F f) {
+void for_each_block(const SearchParts& parts, const SearchArgs& a, idx_t size, bool grouped,
+                    const Execution& run, std::vector<Worker>& workers, F f) {
   const idx_t d = parts.tables.d(), nprobe = n_probes(parts, a), part = part_size(nprobe);
   const idx_t n_most = std::min(a.n, part * run.n_threads);
   std::vector<idx_t> list_no(static_cast<std::size_t>(n_most * nprobe)), rows;
@@ -170,31 +156,36 @@ void for_each_group(const SearchParts& parts, const SearchArgs& a, const Executi
   rows.resize(static_cast<std::size_t>(n_most));
   for (idx_t begin = 0, n; begin < a.n; begin += n) {
     n = std::min(n_most, a.n - begin);
-    parallel_for((n + kAssigned - 1) / kAssigned, run, [&](idx_t block, int worker) {
-      const idx_t i = block * kAssigned;
-      choose_lists(parts, a, begin + i, std::min(kAssigned, n - i), workers[worker].coarse,
+    const idx_t assigned = std::clamp<idx_t>(n / run.n_threads, 1, kAssignedTogether);
+    parallel_for((n + assigned - 1) / assigned, run, [&](idx_t block, int worker) {
+      const idx_t i = block * assigned;
+      choose_lists(parts, a, begin + i, std::min(assigned, n - i), workers[worker].coarse,
                    &list_no[i * nprobe], &coarse_score[i * nprobe]);
     });
-    parallel_for((n + part - 1) / part, run, [&](idx_t block, int) {
-      const idx_t i = block * part, size = std::min(part, n - i);
-      group_queries(size, nprobe, &list_no[i * nprobe], parts.lists.nlist(), &rows[i]);
-      for (idx_t j = i; j < i + size; ++j) rows[j] += begin + i;
-    });
-    parallel_for((n + kBatch - 1) / kBatch, run, [&](idx_t block, int worker) {
+    std::iota(rows.begin(), rows.begin() + n, begin);
+    if (grouped)
+      parallel_for((n + part - 1) / part, run, [&](idx_t block, int) {
+        const idx_t i = block * part, n_part = std::min(part, n - i);
+        group_queries(n_part, nprobe, &list_no[i * nprobe], parts.lists.nlist(), &rows[i]);
+        for (idx_t j = i; j < i + n_part; ++j) rows[j] += begin + i;
+      });
+    parallel_for((n + size - 1) / size, run, [&](idx_t block, int worker) {
       Worker& w = workers[worker];
-      const idx_t first = block * kBatch, nq = std::min<idx_t>(kBatch, n - first);
+      const idx_t first = block * size, nq = std::min(size, n - first);
       w.q.clear();
       w.list_no.clear();
       w.coarse_score.clear();
+      w.coarse.all.clear();
       for (idx_t j = first; j < first + nq; ++j) {
-        auto copy = [](const auto* row, idx_t size, auto& to) {
-          to.insert(to.end(), row, row + size);
+        auto copy = [](const auto* row, idx_t length, auto& to) {
+          to.insert(to.end(), row, row + length);
         };
         copy(a.q + rows[j] * d, d, w.q);
         copy(&list_no[(rows[j] - begin) * nprobe], nprobe, w.list_no);
         copy(&coarse_score[(rows[j] - begin) * nprobe], nprobe, w.coarse_score);
       }
-      compute_tables(parts, nq, w.q.data(), w);
+      w.lut.resize(static_cast<std::size_t>(nq * parts.tables.M() * parts.tables.K()));
+      parts.tables.compute(nq, w.q.data(), parts.metric, w.lut.data());
       f(w, nq, &rows[first]);
     });
   }
@@ -213,7 +204,6 @@ void scan_together(const SearchParts& parts, const SearchArgs& a, const Selectio
   const Scanned scanned = scan_batch(probes, usable, w.lut.data(), w.batch, w.shortlists.data());
   w.scanned.n_lists += scanned.n_lists;
   w.scanned.n_codes += scanned.n_codes;
-  add_to_stats(nq, w);
 }
 
 Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
@@ -323,29 +313,28 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
 
   // Small enough for all workers and for Ctrl-C; large enough that the tables are one product and
   // small shortlists fill the decoder.
-  const idx_t max_block = std::clamp<idx_t>(2048 / n_short, 1, 16);
+  const idx_t decoded = std::clamp<idx_t>(2048 / n_short, 1, 16);
   const idx_t share = a.n / (4 * std::max<idx_t>(run.n_threads, 1)) + 1;
-  const idx_t block_size = std::min(share, max_block);
-  const idx_t n_blocks = (a.n + block_size - 1) / block_size;
+  const bool grouped = is_for_batches(parts, a, probes_of(parts, a, selection), n_short, run);
+  const idx_t size = grouped ? kBatch : std::min(share, decoded);
 
-  std::vector<Worker> workers(static_cast<std::size_t>(n_workers(n_blocks, run)));
+  std::vector<Worker> workers(static_cast<std::size_t>(n_workers(a.n, run)));
   Poll poll(run);
   workers[0].rerank.poll = &poll;
 
-  // Ranks and puts, as rows row_of(i) of the results, nq queries q that are scanned: those of
-  // w.shortlists from `first`.
-  auto finish = [&](Worker& w, idx_t first, idx_t nq, const float* q, auto row_of) {
+  // Ranks and puts, as the given rows of the results, nq queries that are scanned, from `first`.
+  auto finish = [&](Worker& w, idx_t first, idx_t nq, const idx_t* rows) {
     TopK* best = &w.shortlists[first];
     if (a.nshort > 0) {
       w.results.resize(static_cast<std::size_t>(nq));
       for (TopK& result : w.results) result.reset(k);
-      rerank_block(*how, nq, q, k, best, w.results.data(), w.rerank);
+      rerank_block(*how, nq, &w.q[first * d], k, best, w.results.data(), w.rerank);
       add_to_stats(w.rerank);
       best = w.results.data();
     }
 
     for (idx_t i = 0; i < nq; ++i) {
-      const idx_t row = row_of(i);
+      const idx_t row = rows[first + i];
       float* Di = D + row * all_k;
       idx_t* Ii = I + row * all_k;
       std::fill_n(Di, all_k, sign * FLT_MAX);
@@ -359,33 +348,20 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
     }
   };
 
-  if (is_for_batches(parts, a, probes_of(parts, a, selection), n_short, run)) {
-    for_each_group(parts, a, run, workers, [&](Worker& w, idx_t nq, const idx_t* rows) {
-      w.shortlists.resize(static_cast<std::size_t>(nq));
-      for (TopK& shortlist : w.shortlists) shortlist.reset(n_short);
-      scan_together(parts, a, selection, nq, w);
-      for (idx_t first = 0; first < nq; first += max_block)
-        finish(w, first, std::min(max_block, nq - first), &w.q[first * d],
-               [&](idx_t i) { return rows[first + i]; });
-    });
-    return;
-  }
-
-  parallel_for(n_blocks, run, [&](idx_t block, int worker) {
-    Worker& w = workers[worker];
-    const idx_t begin = block * block_size, nq = std::min(block_size, a.n - begin);
-    const float* q = a.q + begin * d;
-
-    probe(parts, a, begin, nq, w);
-
-    w.shortlists.resize(static_cast<std::size_t>(nq));
-    for (idx_t i = 0; i < nq; ++i) {
-      w.shortlists[i].reset(n_short);
-      if (is_usable(q + i * d, d)) scan(parts, a, selection, nq, q, i, w, w.shortlists[i]);
-    }
-    add_to_stats(nq, w);
-    finish(w, 0, nq, q, [&](idx_t i) { return begin + i; });
-  });
+  for_each_block(parts, a, size, grouped, run, workers,
+                 [&](Worker& w, idx_t nq, const idx_t* rows) {
+                   w.shortlists.resize(static_cast<std::size_t>(nq));
+                   for (TopK& shortlist : w.shortlists) shortlist.reset(n_short);
+                   if (grouped)
+                     scan_together(parts, a, selection, nq, w);
+                   else
+                     for (idx_t i = 0; i < nq; ++i)
+                       if (is_usable(&w.q[i * d], d))
+                         scan(parts, a, selection, nq, i, w, w.shortlists[i]);
+                   add_to_stats(nq, w);
+                   for (idx_t first = 0; first < nq; first += decoded)
+                     finish(w, first, std::min(decoded, nq - first), rows);
+                 });
 }
 
 std::vector<RangeHits> range_search(const SearchParts& parts, const SearchArgs& a, float radius,
@@ -399,19 +375,16 @@ std::vector<RangeHits> range_search(const SearchParts& parts, const SearchArgs& 
   const Selection selection = select(parts, a);
 
   // Few: each may take long, and Ctrl-C waits for the blocks that have begun.
-  const idx_t block_size = std::clamp<idx_t>(a.n / (4 * std::max<idx_t>(run.n_threads, 1)), 1, 4);
-  const idx_t n_blocks = (a.n + block_size - 1) / block_size;
-  std::vector<Worker> workers(static_cast<std::size_t>(n_workers(n_blocks, run)));
+  const idx_t size = std::clamp<idx_t>(a.n / (4 * std::max<idx_t>(run.n_threads, 1)), 1, 4);
+  std::vector<Worker> workers(static_cast<std::size_t>(n_workers(a.n, run)));
   Poll poll(run);
   workers[0].rerank.poll = &poll;
-  parallel_for(n_blocks, run, [&](idx_t block, int worker) {
-    Worker& w = workers[worker];
-    const idx_t begin = block * block_size, nq = std::min(block_size, a.n - begin);
-    const float* q = a.q + begin * d;
+  for_each_block(parts, a, size, false, run, workers, [&](Worker& w, idx_t nq, const idx_t* rows) {
+    const float* q = w.q.data();
     auto keep = [&](idx_t query, const Candidate& c) {
       if (!(c.score < most)) return;
-      hits[begin + query].D.push_back(sign * c.score);
-      hits[begin + query].I.push_back(c.id);
+      hits[rows[query]].D.push_back(sign * c.score);
+      hits[rows[query]].I.push_back(c.id);
     };
     std::vector<RerankScratch::Entry>& entries = w.rerank.entries;
     auto decode_entries = [&] {
@@ -421,13 +394,12 @@ std::vector<RangeHits> range_search(const SearchParts& parts, const SearchArgs& 
       entries.clear();
     };
 
-    probe(parts, a, begin, nq, w);
     entries.clear();
     for (idx_t i = 0; i < nq; ++i) {
       if (!is_usable(q + i * d, d)) continue;
       if (a.nshort == 0) {
         RangeCollector found(most, most, [&](const Candidate& c) { keep(i, c); });
-        scan(parts, a, selection, nq, q, i, w, found);
+        scan(parts, a, selection, nq, i, w, found);
         continue;
       }
       const EarlyExit* exit = reranking(parts, a).exit;
@@ -438,7 +410,7 @@ std::vector<RangeHits> range_search(const SearchParts& parts, const SearchArgs& 
         entries.push_back({i, c});
         if (entries.size() == kCandidates) decode_entries();
       });
-      scan(parts, a, selection, nq, q, i, w, found);
+      scan(parts, a, selection, nq, i, w, found);
     }
     add_to_stats(nq, w);
     if (!entries.empty()) decode_entries();

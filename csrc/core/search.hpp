@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/coarse.hpp"
 #include "core/early_exit.hpp"
 #include "core/first_step_table.hpp"
 #include "core/inverted_lists.hpp"
@@ -22,7 +23,7 @@ namespace fq {
 // What is searched. Not checked: Engine has done so.
 struct SearchParts {
   const InvertedLists& lists;
-  const float* centroids;        // (nlist, d), by which lists are chosen
+  const Centroids& centroids;    // by which lists are chosen
   const float* bases;            // (nlist, d), what the residuals are to; may be the centroids
   const AdditiveTables& tables;  // of as many codes as count
   Metric metric;

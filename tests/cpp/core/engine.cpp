@@ -164,7 +164,7 @@ TEST_CASE("engine: encodes what can be stored as the encoder does, in lists by i
         std::vector<float> distance(n);
         std::vector<std::uint8_t> codes(n * 3), expected(3);
         index.engine->encode(n, x.data(), nullptr, A, B, 0, list_no.data(), codes.data(), {2});
-        assign(Index::nlist, index.centroids.data(), d, n, x.data(), 1, metric,
+        assign({Index::nlist, d, index.centroids.data()}, n, x.data(), 1, metric,
                expected_list.data(), distance.data(), {1});
         for (idx_t i = 0; i < n; i += i < 100 ? 1 : 97) {
           if (some_bad && is_bad(i)) {

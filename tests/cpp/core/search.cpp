@@ -93,7 +93,7 @@ TEST_CASE("search: the same for any thread count, batch split and origin of the 
 
       std::vector<idx_t> list_no(Index::nq * nprobe);
       std::vector<float> distance(Index::nq * nprobe);
-      assign(Index::nlist, index.centroids.data(), Index::d, Index::nq, index.q.data(), nprobe,
+      assign({Index::nlist, Index::d, index.centroids.data()}, Index::nq, index.q.data(), nprobe,
              metric, list_no.data(), distance.data(), {2});
       Call preassigned = args;
       preassigned.coarse_list_no = list_no.data();
@@ -143,7 +143,7 @@ TEST_CASE("search: lists are chosen by the centroids, distances are to the bases
     args.engine = engine.get();
     std::vector<idx_t> list_no(Index::nq * 2);
     std::vector<float> distance(Index::nq * 2);
-    assign(Index::nlist, centroids.data(), Index::d, Index::nq, index.q.data(), 2, metric,
+    assign({Index::nlist, Index::d, centroids.data()}, Index::nq, index.q.data(), 2, metric,
            list_no.data(), distance.data(), {1});
     expected.coarse_list_no = list_no.data();
     CHECK(run_search(args) == run_search(expected));
@@ -251,6 +251,23 @@ TEST_CASE("search: early exit drops what its margins allow, and keeps k with exa
     args.exit_margin = -1;
     CHECK_THROWS_AS(run_search(args), CheckError);
   }
+}
+
+TEST_CASE("search: early exit takes the margin of the number of results") {
+  for (Metric metric : {Metric::L2, Metric::InnerProduct})
+    for (int n_codes : {0, 1}) {
+      Index index(metric);
+      const auto early = std::make_shared<EarlyExit>(3, 16, Index::d, std::vector<idx_t>{1, 10});
+      const auto tail = index.rng.floats(2 * 16 * Index::d, 0.3f);
+      early->add_checkpoint(n_codes, {1e9f, 0.0f}, n_codes == 0 ? nullptr : tail.data());
+      index.engine->set_ranking(early, nullptr, {});
+      for (idx_t k : {1, 10}) {
+        const idx_t n_kept = k == 1 ? 60 : k;  // after n_codes steps
+        search_stats.n_steps = 0;
+        run_search(index.call(k, 3, 60));
+        CHECK(search_stats.n_steps == Index::nq * (60 * n_codes + n_kept * (3 - n_codes)));
+      }
+    }
 }
 
 TEST_CASE("search: the checkpoint of the tables is one apart, alone or before others") {
@@ -579,7 +596,7 @@ TEST_CASE("search: for min_codes it goes on as if nprobe were as many lists as t
       const RangeFilter few(0, Index::n), none(-2, -1);
       std::vector<idx_t> order(Index::nq * Index::nlist), given(Index::nq * 2);
       std::vector<float> distance(Index::nq * Index::nlist);
-      assign(Index::nlist, centroids.data(), Index::d, Index::nq, index.q.data(), Index::nlist,
+      assign({Index::nlist, Index::d, centroids.data()}, Index::nq, index.q.data(), Index::nlist,
              metric, order.data(), distance.data(), {1});
       for (idx_t i = 0; i < Index::nq; ++i) std::copy_n(&order[i * Index::nlist], 2, &given[i * 2]);
       for (const IdFilter* filter :
