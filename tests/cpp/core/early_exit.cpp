@@ -35,6 +35,16 @@ TEST_CASE("early exit: a margin for every number of results") {
   CHECK(others.margin(c, 31, 1) == 3);
 }
 
+TEST_CASE("early exit: margins are of distances, and of similarities per length of the query") {
+  const float q[] = {0, 3, -4};
+  CHECK(exit_bound(9, 0.5f, q, 3, Metric::L2) == 3.5f * 3.5f);
+  CHECK(exit_bound(-1, 0.5f, q, 3, Metric::L2) == 0.25f);  // rounded below zero
+  CHECK(exit_bound(-7, 0.5f, q, 3, Metric::InnerProduct) == -7 + 0.5f * 5);
+  CHECK(exit_bound(-7, kInf, q, 3, Metric::InnerProduct) == kInf);
+  for (float score : {0.1f, 0.3f, 1e-30f, 12345.678f})
+    CHECK(exit_bound(score, 0, q, 3, Metric::L2) >= score);
+}
+
 TEST_CASE("early exit: an infinite margin is one for every factor, and only where it stands") {
   EarlyExit exit(3, 16, 4, {1, 10, 100, 1000, 10000});
   exit.add_checkpoint(0, {1.0f, 2.0f, kInf, kInf, 3.0f}, nullptr);

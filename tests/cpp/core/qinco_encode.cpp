@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <utility>
+
 #include "core/check.hpp"
 #include "core/distance.hpp"
 #include "core/qinco_decode.hpp"
@@ -117,6 +119,30 @@ TEST_CASE("encode: more search does not find worse codes") {
     CHECK(e < before);
     before = e;
   }
+}
+
+TEST_CASE("encode: of equal codewords the first is taken") {
+  for (bool ivf : {true, false})
+    for (int n_different : {8, 1})
+      for (auto [A, B] : {std::pair{1, 1}, {3, 1}, {1, 4}, {4, 4}, {16, 16}}) {
+        CAPTURE(n_different);
+        CAPTURE(B);
+        test::Rng rng;
+        test::Model model(rng, ivf, true, 12, 20, 3);
+        auto repeat = [&](std::vector<float>& rows) {
+          for (std::size_t i = 0; i < rows.size(); ++i)
+            rows[i] = rows[i / 12 % static_cast<std::size_t>(n_different) * 12 + i % 12];
+        };
+        for (auto& step : model.steps) {
+          repeat(step.codebook);
+          repeat(step.preselect);
+        }
+        if (!ivf) repeat(model.base);
+        const idx_t n = 20;
+        for (const std::uint8_t code :
+             encoded(model.weights(), rng.floats(n * 12, 2), std::vector<idx_t>(n, 1), A, B))
+          CHECK(code < n_different);
+      }
 }
 
 TEST_CASE("encode: bad arguments are refused") {
