@@ -29,7 +29,8 @@ struct Worker {  // scratch of one thread
   CoarseScratch coarse;
   ListOrder further;
   Scanned scanned;  // not yet in the statistics
-  std::vector<TopK> shortlists, results;
+  std::vector<TopK> shortlists, heads, results;
+  std::vector<Candidate> found;  // by one query
   LutU8 lut_u8;
   RerankScratch rerank;
 };
@@ -215,6 +216,27 @@ Reranking reranking(const SearchParts& parts, const SearchArgs& a) {
   return how;
 }
 
+// The first n of each shortlist.
+void take_first(idx_t n, idx_t nq, TopK* shortlists, std::vector<TopK>& heads) {
+  heads.resize(static_cast<std::size_t>(nq));
+  for (idx_t i = 0; i < nq; ++i) {
+    heads[i].reset(n);
+    const std::vector<Candidate>& sorted = shortlists[i].sorted();
+    const idx_t size = std::min(n, static_cast<idx_t>(sorted.size()));
+    for (idx_t j = 0; j < size; ++j) heads[i].push(sorted[j]);
+  }
+}
+
+// Behind what was ranked, of the first n of a shortlist, the others, in their order: none of them
+// nearer than what is before it.
+void append_rest(idx_t n, const std::vector<Candidate>& shortlist, std::vector<Candidate>& found) {
+  for (std::size_t i = static_cast<std::size_t>(n); i < shortlist.size(); ++i) {
+    const float last = found.empty() ? shortlist[i].score : found.back().score;
+    found.push_back(shortlist[i]);
+    found.back().score = std::max(last, found.back().score);
+  }
+}
+
 void add_to_stats(RerankScratch& scratch) {
   search_stats.n_reranked += std::exchange(scratch.n_entries, 0);
   search_stats.n_steps += std::exchange(scratch.n_steps, 0);
@@ -299,8 +321,10 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
   const idx_t d = parts.tables.d();
   const float sign = parts.metric == Metric::L2 ? 1.0f : -1.0f;
   // No selection holds more than all entries, so a huge k costs nothing.
-  const idx_t k = std::clamp<idx_t>(all_k, 1, std::max<idx_t>(lists.ntotal(), 1));
-  const idx_t n_short = std::clamp<idx_t>(a.nshort, k, std::max<idx_t>(lists.ntotal(), k));
+  const idx_t n_all = std::max<idx_t>(lists.ntotal(), 1);
+  const idx_t k = std::clamp<idx_t>(all_k, 1, n_all),
+              n_short = std::clamp<idx_t>(a.nshort, 1, n_all);
+  const idx_t n_kept = a.nshort > 0 ? std::max(n_short, k) : k;  // by the tables
 
   const Execution run = worth_threads(parts, a, n_short, allowed);
   const Selection selection = select(parts, a);
@@ -313,9 +337,9 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
 
   // Small enough for all workers and for Ctrl-C; large enough that the tables are one product and
   // small shortlists fill the decoder.
-  const idx_t decoded = std::clamp<idx_t>(2048 / n_short, 1, 16);
+  const idx_t decoded = std::clamp<idx_t>(2048 / n_kept, 1, 16);
   const idx_t share = a.n / (4 * std::max<idx_t>(run.n_threads, 1)) + 1;
-  const bool grouped = is_for_batches(parts, a, probes_of(parts, a, selection), n_short, run);
+  const bool grouped = is_for_batches(parts, a, probes_of(parts, a, selection), n_kept, run);
   const idx_t size = grouped ? kBatch : std::min(share, decoded);
 
   std::vector<Worker> workers(static_cast<std::size_t>(n_workers(a.n, run)));
@@ -328,30 +352,33 @@ void search(const SearchParts& parts, const SearchArgs& a, idx_t all_k, float* D
     if (a.nshort > 0) {
       w.results.resize(static_cast<std::size_t>(nq));
       for (TopK& result : w.results) result.reset(k);
-      rerank_block(*how, nq, &w.q[first * d], k, best, w.results.data(), w.rerank);
+      if (n_short < k) take_first(n_short, nq, best, w.heads);
+      rerank_block(*how, nq, &w.q[first * d], k, n_short < k ? w.heads.data() : best,
+                   w.results.data(), w.rerank);
       add_to_stats(w.rerank);
-      best = w.results.data();
     }
 
     for (idx_t i = 0; i < nq; ++i) {
+      w.found = (a.nshort > 0 ? w.results[i] : best[i]).sorted();
+      if (n_short < k && a.nshort > 0) append_rest(n_short, best[i].sorted(), w.found);
       const idx_t row = rows[first + i];
       float* Di = D + row * all_k;
       idx_t* Ii = I + row * all_k;
       std::fill_n(Di, all_k, sign * FLT_MAX);
       std::fill_n(Ii, all_k, idx_t{-1});
-      for (const Candidate& c : best[i].sorted()) {
+      for (const Candidate& c : w.found) {
         *Di++ = sign * c.score;
         *Ii++ = c.id;
       }
-      if (found.offset) put_places(best[i].sorted(), all_k, row, found);
-      if (found.codes) put_codes(parts, best[i].sorted(), all_k, row, found);
+      if (found.offset) put_places(w.found, all_k, row, found);
+      if (found.codes) put_codes(parts, w.found, all_k, row, found);
     }
   };
 
   for_each_block(parts, a, size, grouped, run, workers,
                  [&](Worker& w, idx_t nq, const idx_t* rows) {
                    w.shortlists.resize(static_cast<std::size_t>(nq));
-                   for (TopK& shortlist : w.shortlists) shortlist.reset(n_short);
+                   for (TopK& shortlist : w.shortlists) shortlist.reset(n_kept);
                    if (grouped)
                      scan_together(parts, a, selection, nq, w);
                    else

@@ -39,8 +39,8 @@ struct SearchArgs {
   idx_t n;
   const float* q;  // (n, d)
   idx_t nprobe = 1;
-  idx_t nshort = 0;       // 0: tables only, and D is the additive distance; else at least k
-                          // are re-ranked
+  idx_t nshort = 0;       // are re-ranked; the rest of k follows as the tables rank it, by the
+                          // additive distance or, if that is less, the last of those re-ranked
   float exit_margin = 1;  // times the margins of early exit; inf: none
   int n_codes = 0;        // that count, the first of each, with Engine's rate of so many; 0: all
   const IdFilter* filter = nullptr;  // null: all ids

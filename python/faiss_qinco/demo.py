@@ -119,8 +119,8 @@ def run(args: argparse.Namespace) -> None:
         "searches for k results.\n"
         f"The lists visited hold the nearest neighbour of {reachable:.3f} of the queries: more no "
         "code can reach.\n"
-        "QINCo's networks re-rank nshort vectors, at least k; 0: none, tables only; "
-        "max(100, 4k): the default.\n"
+        "QINCo's networks re-rank nshort vectors; 0: none, tables only; max(100, 4k): the "
+        "default.\n"
         f"PQ and RQ were trained now, on the {len(learn)} learn vectors; QINCo "
         + ("now, on the same." if codec is None else TRAINED_BEFORE)
     )

@@ -495,7 +495,7 @@ class Engine:
             for name in ("max_codes", "max_lists"):
                 scan[name] = max(scan[name], k) if scan[name] else 0
             scan["whole_lists"] = scan["max_codes"] > 0
-        device = resolve_device(device) if nshort else "cpu"
+        device = resolve_device(device) if nshort >= k else "cpu"
         if device == "cpu":
             list_no, offset = (None, None) if entries is None else entries
             self.core.search(
@@ -506,7 +506,7 @@ class Engine:
 
         from .ranking.rerank import Shortlist, rerank
 
-        n_short = min(max(nshort, k), max(self.core.n_stored, 1))
+        n_short = min(nshort, max(self.core.n_stored, 1))
 
         def shortlist(part: slice) -> Shortlist:
             chosen = {

@@ -18,7 +18,7 @@ from .params import SearchParametersIVFQINCo
 from .progress import progress_bar
 from .threads import get_num_threads
 
-NSHORT = (0, 10, 20, 50, 100, 200, 500)
+NSHORT = (0, 2, 5, 10, 20, 50, 100, 200, 500)
 MOST_LISTS = 256  # that are tried where the caller says nothing
 EF_SEARCH = (16, 64)
 RANKS = (1, 10, 100)
@@ -48,7 +48,6 @@ def explore(
     has_lists = index._coarse.nlist is not None
     probes = _sorted("nprobe", nprobe or _powers(index.nlist), 1) if has_lists else [1]
     shorts = _sorted("nshort", NSHORT if nshort is None else nshort, 0)
-    shorts = sorted({0 if s == 0 else max(s, k) for s in shorts})
     graphs: list[int | None] = [None]
     if has_lists and isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW):
         graphs = [*_sorted("efSearch", efSearch or EF_SEARCH, 1)]
@@ -103,11 +102,8 @@ def predict(
         at = is_true.argmax(1)  # in that of the tables
         mine = np.take_along_axis(place, at[:, None], 1)
         for i, s in enumerate(shorts):
-            if s == 0:
-                found[i] += (there & (at < rank)).sum()
-                continue
             better = (place[:, :s] < mine).sum(1)
-            found[i] += (there & (at < s) & (better < rank)).sum()
+            found[i] += (there & np.where(at < s, better < rank, at < rank)).sum()
     return [float(f / len(queries)) for f in found]
 
 

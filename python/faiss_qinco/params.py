@@ -22,8 +22,8 @@ class SearchParametersIVFQINCo:
     Parameters
     ----------
     nprobe : lists to visit; default 1, as in FAISS.
-    nshort : vectors to re-rank with the neural codebooks, at least k (0: none, D is then the
-        additive distance); None: the index's.
+    nshort : vectors to re-rank with the neural codebooks; the rest of k follows as the tables rank
+        it (0: all, D is then the additive distance); None: the index's.
     exit_margin : early exit of re-ranking, see `IndexIVFQINCo.exit_margin` (inf: none); None: the
         index's.
     M_search : codes of each vector to search by, the first of them, see `IndexIVFQINCo.M_search`;

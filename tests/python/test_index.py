@@ -415,7 +415,7 @@ def test_a_torch_device_gives_the_same_results(torch_index, queries):
     early = fq.SearchParametersIVFQINCo(nprobe=5, max_codes=90, ensure_topk_full=True)
     calls = [
         lambda: index.search(q, 10),
-        lambda: index.search(q, 150),  # more than nshort
+        lambda: index.search(q, 150),  # more than nshort, which are not worth a device
         lambda: index.search(q[:9], 5000),  # more than there are
         lambda: index.search(q, 20, params=few),
         lambda: index.search(q, 20, params=none),
@@ -591,6 +591,29 @@ def test_inputs(filled, queries):
             with pytest.raises(error):
                 call(wrong)
     assert filled.ntotal == 3000
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("n", [3, 300])
+def test_below_k_nshort_are_ranked_and_the_rest_follows(trained, base, queries, metric, n):
+    index = fq.deserialize_index(trained[metric])
+    index.add(base[:3000])
+    index.nprobe, index.nshort, index.exit_margin = 6, 0, np.inf
+    D_tables, I_tables = index.search(queries[:n], 30)
+    sign = 1 if metric == faiss.METRIC_L2 else -1
+    for nshort in (1, 7, 29):
+        index.nshort = nshort
+        D, I = index.search(queries[:n], 30)
+        np.testing.assert_array_equal(np.sort(I[:, :nshort], 1), np.sort(I_tables[:, :nshort], 1))
+        np.testing.assert_array_equal(I[:, nshort:], I_tables[:, nshort:])
+        last = np.maximum.accumulate(np.hstack([D[:, :nshort], D_tables[:, nshort:]]) * sign, 1)
+        np.testing.assert_array_equal(D[:, nshort:] * sign, last[:, nshort:])
+        index.nshort = 30
+        of_all = index.search(queries[:n], 30)
+        for i in range(n):
+            exact = dict(zip(of_all[1][i], of_all[0][i], strict=True))
+            np.testing.assert_array_equal(D[i, :nshort], [exact[id] for id in I[i, :nshort]])
+            assert (np.diff(D[i] * sign) >= 0).all()
 
 
 def test_nshort_follows_k(filled, queries):

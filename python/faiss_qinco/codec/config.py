@@ -107,9 +107,9 @@ class QINCoConfig:
         return QINCoConfig(**values)
 
 
-# Hypotheses when encoding, as a multiple of B. XS behind 1024 lists, trained for 20 minutes, 8 codes
-# of SIFT vectors, one thread of an AMD Zen 4: 175, 631 and 1260 µs a vector, errors of 1.05, 1 and
-# .985. The less a codec is trained, the less they differ.
+# Hypotheses when encoding, as a multiple of B. XS behind 1024 lists, trained for 20 minutes, 8
+# codes of SIFT vectors, one thread of an AMD Zen 4: 175, 631 and 1260 µs a vector, errors of 1.05,
+# 1 and .985. The less a codec is trained, the less they differ.
 EFFORTS = {"fast": 0.25, "balanced": 1.0, "best": 2.0}
 
 PRESETS = {

@@ -47,8 +47,10 @@ class Searching(Settings):
         Returns
         -------
         D (n, k) float32: squared L2 distance (or inner product) between the query and what
-        `reconstruct` returns (with `M_search`, what the first codes decode to), best first; with
-        nshort 0 the additive distance, a part of it being rounded to two bytes. I (n, k) int64.
+        `reconstruct` returns (with `M_search`, what the first codes decode to), best first. With an
+        nshort below k, what is not re-ranked follows in the order of the tables, with the additive
+        distance, a part of it being rounded to two bytes, or the largest before it if that is more
+        (inner product: the least); with nshort 0 that is all. I (n, k) int64.
         Missing results, and queries with NaN or inf, have id -1 and D = ±FLT_MAX.
 
         Raises
@@ -123,8 +125,8 @@ class Searching(Settings):
         queries : (n, d), any real dtype; some hundred tell recall to a few points.
         groundtruth : (n, 1 or more) ids, the nearest first, of which the first counts.
         k : results of a search, default 10.
-        nprobe, nshort : values to try; None: powers of 2 up to 256 lists, and 0 to 500. An nshort
-            below k is k. efSearch: of a quantizer that is an HNSW graph; None: 16 and 64.
+        nprobe, nshort : values to try; None: powers of 2 up to 256 lists, and 0 to 500. efSearch:
+            of a quantizer that is an HNSW graph; None: 16 and 64.
         single : whether to time queries one by one (the median counts), not all at once.
         progress : shows a bar.
 

@@ -172,8 +172,8 @@ class Settings:
         On a torch device the extension finds the shortlist and the whole of it is decoded: there
         is no early exit, and `faiss_qinco.search_stats` counts no networks. Results are the
         same within rounding; float32 products are as exact as
-        `torch.set_float32_matmul_precision` says. `range_search`, and nshort 0, are always the
-        extension's. A property of the machine: kept by copy and pickle, not by files.
+        `torch.set_float32_matmul_precision` says. `range_search`, and an nshort below k, are
+        always the extension's. A property of the machine: kept by copy and pickle, not by files.
 
         Raises TypeError unless a str; `search` raises RuntimeError where torch cannot use it.
         """
