@@ -94,7 +94,7 @@ def arguments() -> argparse.Namespace:
         type=int,
         nargs="+",
         default=[1000],
-        help=f"vectors re-ranked, at least {max(RANKS)} (default: 1000); 0 is measured as well",
+        help="vectors re-ranked (default: 1000); 0 is measured as well",
     )
     add("--threads", type=int, help="default: all")
     add("--lsq-subset", type=int, default=100_000, metavar="N", help="0: no LSQ")
@@ -113,8 +113,6 @@ def arguments() -> argparse.Namespace:
     add("--out", metavar="JSON", help="write the results")
     add("--plot", metavar="PNG", help="draw the recalls")
     args = parser.parse_args()
-    if any(0 < nshort < max(RANKS) for nshort in args.nshort):
-        parser.error(f"--nshort: expected at least {max(RANKS)}, the number of results, or 0")
     for option in (args.index, args.codec):
         if len(args.M) > 1 and option is not None and "{M}" not in str(option):
             parser.error(f"{option}: expected a path with {{M}}, for each of --M {args.M}")

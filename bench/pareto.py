@@ -57,7 +57,13 @@ def arguments() -> argparse.Namespace:
     add_index_arguments(parser)
     add = parser.add_argument
     add("--nprobe", type=int, nargs="+", default=NPROBE)
-    add("--nshort", type=int, nargs="+", default=NSHORT, help="0, or at least --rank")
+    add(
+        "--nshort",
+        type=int,
+        nargs="+",
+        default=NSHORT,
+        help="below --rank: left out, they change nothing",
+    )
     add("--exit-margin", type=float, help="of QINCo's early exit (default: the index's)")
     add("--rank", type=int, default=1, help="results per query (default: 1)")
     add("--threads", type=int, default=2, help="default: 2")
