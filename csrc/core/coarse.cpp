@@ -188,7 +188,8 @@ void assign(const Centroids& centroids, idx_t n, const float* x, idx_t nprobe, M
             idx_t* list_no, float* distance, const Execution& run) {
   check(nprobe >= 1, "nprobe: expected at least 1, got ", nprobe);
   const idx_t share = n / run.n_threads / kPanel * kPanel;
-  const idx_t size = std::clamp(share, kPanel, kAssignedTogether), n_blocks = (n + size - 1) / size;
+  const idx_t size = std::clamp(share, kPanel, assigned_together(nprobe)),
+              n_blocks = (n + size - 1) / size;
   std::vector<CoarseScratch> scratch(static_cast<std::size_t>(n_workers(n_blocks, run)));
   const bool l2 = metric == Metric::L2;
   parallel_for(n_blocks, run, [&](idx_t block, int worker) {

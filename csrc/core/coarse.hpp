@@ -1,6 +1,7 @@
 // Flat assignment to the IVF centroids. Any faiss index can take its place from Python.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <optional>
@@ -13,8 +14,12 @@
 
 namespace fq {
 
-// Queries that are worth a matrix product with all centroids; for which these are read once.
+// Queries that are worth a matrix product with all centroids; for which these are read once, fewer
+// where much is kept for each.
 constexpr idx_t kFewestForProduct = 4, kAssignedTogether = 64;
+inline idx_t assigned_together(idx_t nprobe) {
+  return std::clamp<idx_t>((1 << 18) / nprobe, 16, kAssignedTogether);
+}
 
 // Those of the lists, and what is known of them once for all queries.
 class Centroids {

@@ -49,10 +49,12 @@ void check_args(const SearchParts& parts, const SearchArgs& a) {
             nlist - 1, ", got ", a.coarse_list_no[i]);
 }
 
-// Queries of a thread that are assigned, and compared to find groups, before any is scanned, so
-// that this takes little memory: a multiple of kBatch and kAssignedTogether.
+// Queries of a thread that are assigned, and compared to find groups, before any is scanned: many,
+// but what is known of their lists takes 3 MB, or that of 16 queries. Where it can be a multiple of
+// kBatch and kAssignedTogether.
 idx_t part_size(idx_t nprobe) {
-  return std::clamp<idx_t>((1 << 18) / nprobe, 256, 4096) / kAssignedTogether * kAssignedTogether;
+  const idx_t n = std::clamp<idx_t>((1 << 18) / nprobe, 16, 4096);
+  return n < kAssignedTogether ? n : n / kAssignedTogether * kAssignedTogether;
 }
 
 // Lists to visit for each query.
@@ -157,7 +159,7 @@ void for_each_block(const SearchParts& parts, const SearchArgs& a, idx_t size, b
   rows.resize(static_cast<std::size_t>(n_most));
   for (idx_t begin = 0, n; begin < a.n; begin += n) {
     n = std::min(n_most, a.n - begin);
-    const idx_t assigned = std::clamp<idx_t>(n / run.n_threads, 1, kAssignedTogether);
+    const idx_t assigned = std::clamp<idx_t>(n / run.n_threads, 1, assigned_together(nprobe));
     parallel_for((n + assigned - 1) / assigned, run, [&](idx_t block, int worker) {
       const idx_t i = block * assigned;
       choose_lists(parts, a, begin + i, std::min(assigned, n - i), workers[worker].coarse,
