@@ -110,8 +110,11 @@ class Bias:
             (m, n): (2 * A[m] @ A[n].T).reshape(K * K) for m in range(self.M) for n in range(m)
         }
 
-    def __call__(self, list_no: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """list_no (n,), codes (n, M) -> (n,) uint16, bfloat16 as they are stored."""
+    def __call__(
+        self, list_no: np.ndarray, codes: np.ndarray, extra: np.ndarray | None = None
+    ) -> np.ndarray:
+        """list_no (n,), codes (n, M), and what the vectors' errors add (n,) float32 -> (n,) uint16,
+        bfloat16 as they are stored."""
         first = list_no.astype(np.int64) << 8
         column = [np.ascontiguousarray(codes[:, m], np.int32) for m in range(self.M)]
         bias = np.zeros(len(codes), np.float32)
@@ -120,6 +123,8 @@ class Bias:
             shifted = column[m] << 8
             for n in range(m):
                 bias += self.pairs[m, n].take(shifted + column[n])
+        if extra is not None:
+            bias += extra
         bits = bias.view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
@@ -128,22 +133,31 @@ MASKS = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 255).v
 
 
 @functools.cache
-def what_is_drawn_from(index_file: str, real_file: str) -> tuple[str, int, Rows, Bias]:
+def what_is_drawn_from(
+    index_file: str, real_file: str
+) -> tuple[str, int, Rows, np.ndarray | None, Bias]:
+    """With what the errors of the real vectors add to their biases."""
     index = fq.read_index(index_file)
-    rows = read_shard(real_file)[1]
-    bias = Bias(index._engine)
+    rows, core, bias = read_shard(real_file)[1], index._engine.core, Bias(index._engine)
+    list_no, stored = rows.list_no.astype(np.int64), floats(rows.beside)
+    extra = core.extras(list_no, rows.codes, stored) if core.has_extra else None
     some = slice(0, 1000)
-    list_no, codes = rows.list_no[some], rows.codes[some]
-    theirs = index._engine.core.bias(list_no.astype(np.int64), codes)
-    ours = (bias(list_no, codes).astype(np.uint32) << 16).view(np.float32)
-    np.testing.assert_allclose(ours, theirs, rtol=2**-7, atol=1)  # of the rounding
-    return fingerprint_of(index), index.nlist, rows, bias
+    of_some = None if extra is None else extra[some]
+    ours = floats(bias(list_no[some], rows.codes[some], of_some))
+    np.testing.assert_allclose(ours, stored[some], rtol=2**-7, atol=1)  # of the rounding
+    return fingerprint_of(index), index.nlist, rows, extra, bias
+
+
+def floats(beside: np.ndarray | None) -> np.ndarray:
+    """Of bfloat16."""
+    assert beside is not None  # with L2
+    return (beside.astype(np.uint32) << 16).view(np.float32)
 
 
 def write_drawn(task: tuple[str, str, str, int, int, str]) -> None:
     """One shard of drawn rows."""
     index_file, real_file, out, first, n, ids = task
-    fingerprint, nlist, real, bias = what_is_drawn_from(index_file, real_file)
+    fingerprint, nlist, real, extra, bias = what_is_drawn_from(index_file, real_file)
     words = real.codes.view(np.uint64)[:, 0]
     rng = np.random.default_rng(first)
     made = Rows(np.empty(n, np.uint32), np.empty((n, 8), np.uint8), np.empty(n, np.uint16), None)
@@ -154,7 +168,9 @@ def write_drawn(task: tuple[str, str, str, int, int, str]) -> None:
         mask = MASKS[rng.integers(0, 256, m, np.uint8)]
         made.list_no[part] = real.list_no[one]
         made.codes[part] = ((words[one] & mask) | (words[two] & ~mask)).view(np.uint8).reshape(m, 8)
-        made.beside[part] = bias(made.list_no[part], made.codes[part])
+        made.beside[part] = bias(
+            made.list_no[part], made.codes[part], None if extra is None else extra[one]
+        )
     numbers = None
     if ids == "random40":  # above those of the real ones
         numbers = rng.integers(1 << 30, 1 << 40, n)
