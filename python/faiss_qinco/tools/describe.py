@@ -23,7 +23,7 @@ _PARTS = {
 _INSIDE = re.compile(r"(index\.|indexes\.\d+\.)*")  # of an index around others
 _HEADER = (
     "d", "transforms", "ntotal", "nlist", "M", "nbits", "config", "is_trained", "nprobe", "nshort",
-    "M_search",
+    "min_codes", "M_search", "error_weight",
 )  # fmt: skip
 
 
